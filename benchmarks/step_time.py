@@ -1,0 +1,132 @@
+"""Time of one training step against a straightforward loop: ``python -m benchmarks.step_time jem``.
+
+The module's step is the real one, inside ``Trainer.fit``: it is timed from the start of the batch to its end, and the
+other contestants take their turn between two batches.
+"""
+
+import argparse
+import copy
+import time
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from zoo import JEM
+
+from .frame import print_machine, print_ratios
+
+
+def jem_loop(network: nn.Module, x: Tensor, y: Tensor, steps: int) -> Callable[[], None]:
+    """JEM's official algorithm, written down plainly: float32, contiguous, three passes, the graph retained."""
+    network = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-4)
+    memory = torch.rand(10_000, *x.shape[1:]) * 2 - 1
+
+    def step() -> None:
+        x_p = x + 0.03 * torch.randn_like(x)
+        x_l = x + 0.03 * torch.randn_like(x)
+        network.eval()
+        slots = torch.randint(len(memory), (len(x),))
+        renew = (torch.rand(len(x)) < 0.05).float()[:, None, None, None]
+        x_q = (renew * (torch.rand_like(x) * 2 - 1) + (1 - renew) * memory[slots]).requires_grad_()
+        for _ in range(steps):
+            (gradient,) = torch.autograd.grad(network(x_q).logsumexp(1).sum(), [x_q], retain_graph=True)
+            x_q.data += gradient + 0.01 * torch.randn_like(x_q)
+        network.train()
+        x_q = x_q.detach()
+        memory[slots] = x_q
+        loss = network(x_q).logsumexp(1).mean() - network(x_p).logsumexp(1).mean()
+        loss = loss + nn.functional.cross_entropy(network(x_l), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+class ThreePasses(JEM):
+    """Without the concatenated pass."""
+
+    def _logits(self, x_p: Tensor, x_q: Tensor, x_l: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self(x_p), self(x_q), self(x_l)
+
+
+class Turns(L.Callback):
+    """Times the module's step, and lets another contestant step between two batches."""
+
+    def __init__(self, other: Callable[[], None], warmup: int) -> None:
+        self.other = other
+        self.warmup = warmup
+        self.seconds: tuple[list[float], list[float]] = ([], [])
+        self.start = 0.0
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """The module's turn begins."""
+        self.start = time.process_time()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, i: int
+    ) -> None:
+        """It ends, and the other's begins."""
+        middle = time.process_time()
+        self.other()
+        if i >= self.warmup:
+            self.seconds[0].append(time.process_time() - middle)
+            self.seconds[1].append(middle - self.start)
+
+
+def compare(module: L.LightningModule, batches: DataLoader, other: Callable[[], None], name: str) -> None:
+    """Alternate the module's training step with another step and print their ratio."""
+    turns = Turns(other, warmup=1)
+    quiet: Any = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = L.Trainer(max_epochs=1, callbacks=[turns], enable_model_summary=False, accelerator="cpu", **quiet)
+    trainer.fit(module, batches)
+    print_ratios({"plain loop": turns.seconds[0], name: turns.seconds[1]})
+
+
+def jem(arguments: argparse.Namespace) -> None:
+    """JEM on a wide ResNet: each lever alone and all together."""
+    size, rounds = arguments.batch_size, arguments.rounds
+    torch.manual_seed(0)
+    x, y = torch.rand(size, 3, 32, 32) * 2 - 1, torch.arange(size) % 10
+    # Each half of a batch is one minibatch; the plain loop trains on as many images.
+    batches = DataLoader(TensorDataset(x.repeat(2 * (rounds + 1), 1, 1, 1), y.repeat(2 * (rounds + 1))), 2 * size)
+    network_args = {"depth": arguments.depth, "width": arguments.width}
+    variants: dict[str, tuple[type[JEM], Any, torch.memory_format]] = {
+        "contiguous, three passes": (ThreePasses, "float32", torch.contiguous_format),
+        "contiguous, one pass": (JEM, "float32", torch.contiguous_format),
+        "channels-last, three passes": (ThreePasses, "float32", torch.channels_last),
+        "channels-last, one pass": (JEM, "float32", torch.channels_last),
+        "contiguous, bfloat16 chain": (JEM, "bfloat16", torch.contiguous_format),
+        "channels-last, bfloat16 chain": (JEM, "bfloat16", torch.channels_last),
+    }
+    if not arguments.all:
+        variants = {name: variants[name] for name in ("channels-last, one pass", "channels-last, bfloat16 chain")}
+    for name, (module_class, precision, layout) in variants.items():
+        module = module_class(network_args=network_args, sgld_steps=arguments.steps, chain_precision=precision)
+        module.network.to(memory_format=layout)
+        compare(module, batches, jem_loop(module.network, x, y, arguments.steps), name)
+
+
+def main() -> None:
+    """Read the command line and run one paper's comparison."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    papers = {"jem": jem}
+    parser.add_argument("paper", choices=papers)
+    parser.add_argument("--rounds", type=int, default=5, help="timed turns of each pair")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--depth", type=int, default=16, help="of the wide ResNet")
+    parser.add_argument("--width", type=int, default=4, help="of the wide ResNet")
+    parser.add_argument("--steps", type=int, default=20, help="SGLD steps in a training step")
+    parser.add_argument("--all", action="store_true", help="each lever alone, too")
+    arguments = parser.parse_args()
+    print_machine()
+    papers[arguments.paper](arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,9 @@
+"""Evaluation and pictures for any LightningModule."""
+
+from .calibration import CalibrationEvaluation
+from .ood import OODEvaluation
+from .randomness import Randomness
+from .report import Report
+from .samples import SampleGrid
+
+__all__ = ["CalibrationEvaluation", "OODEvaluation", "Randomness", "Report", "SampleGrid"]

@@ -1,0 +1,218 @@
+"""Calibration figures of a classifier: pure functions, computed in float64 whatever comes in.
+
+Bins are ``[lo, hi)`` with the last one closed, ``[lo, 1]``: a confidence of exactly 1, common for saturated
+networks, belongs to the last bin. ``right_closed=True`` gives ``(lo, hi]``, the convention of Guo et al. (On
+Calibration of Modern Neural Networks, 2017), in which 0 is in no bin. The gap of a bin is taken to its mean
+confidence, not to its centre. Empty bins count for nothing.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Bins:
+    """A reliability diagram: M bins and what fell into them.
+
+    Attributes:
+        edges: (M + 1,), from 0 to 1.
+        count: (M,), samples in the bin.
+        accuracy: (M,), share of correct ones; NaN where the bin is empty.
+        confidence: (M,), mean confidence; NaN where the bin is empty.
+        total: All samples, those that are in no bin included.
+    """
+
+    edges: Floats
+    count: Integers
+    accuracy: Floats
+    confidence: Floats
+    total: int
+
+    @property
+    def gap(self) -> Floats:
+        """(M',) absolute difference of accuracy and confidence of the bins that are not empty."""
+        filled = self.count > 0
+        return np.abs(self.accuracy - self.confidence)[filled]
+
+    @property
+    def weight(self) -> Floats:
+        """(M',) share of all samples in each bin that is not empty."""
+        return self.count[self.count > 0] / self.total
+
+
+def softmax(logits: Tensor) -> Floats:
+    """(N, K) logits to (N, K) probabilities in float64."""
+    return torch.softmax(logits.double(), dim=1).numpy()
+
+
+def accuracy(probabilities: Floats, labels: Integers) -> float:
+    """Share of samples whose most probable class (the first of equals) is the label, in [0, 1]."""
+    return float(np.mean(probabilities.argmax(axis=1) == labels))
+
+
+def nll(logits: Tensor, labels: Tensor) -> float:
+    """Mean negative log-likelihood in nats, from the log-softmax of (N, K) logits: finite for finite logits."""
+    return float(torch.nn.functional.cross_entropy(logits.double(), labels))
+
+
+def brier(probabilities: Floats, labels: Integers) -> float:
+    """Mean over samples of the squared error summed over classes, in [0, 2] (Brier 1950)."""
+    target = np.zeros_like(probabilities)
+    target[np.arange(len(labels)), labels] = 1.0
+    return float(np.mean(np.sum((probabilities - target) ** 2, axis=1)))
+
+
+def reliability(confidence: Floats, correct: NDArray, bins: int = 15, right_closed: bool = False) -> Bins:
+    """Sort confidences into bins of equal width.
+
+    Args:
+        confidence: (N,) in [0, 1].
+        correct: (N,) bool, or 0 and 1.
+        bins: Number M of bins.
+        right_closed: ``(lo, hi]`` instead of ``[lo, hi)``; then a confidence of 0 is in no bin.
+    """
+    edges = np.arange(bins + 1) / bins  # k / M correctly rounded, so that 0.6 lies on the edge 3 / 5
+    if right_closed:
+        index = np.searchsorted(edges, confidence, side="left") - 1
+    else:
+        index = np.minimum(np.searchsorted(edges, confidence, side="right") - 1, bins - 1)
+    inside = index >= 0
+    index = index[inside]
+    count = np.bincount(index, minlength=bins)
+    # NaN where a bin is empty: there is nothing to draw
+    divisor = np.where(count > 0, count, np.nan)
+    # sorted first: sums of floats depend on the order, and no figure may depend on the order of the samples
+    order = np.lexsort((confidence[inside], index))
+    sums = np.bincount(index[order], weights=confidence[inside][order], minlength=bins)
+    hits = np.bincount(index, weights=np.asarray(correct, dtype=np.float64)[inside], minlength=bins)
+    return Bins(edges, count, hits / divisor, sums / divisor, len(confidence))
+
+
+def top_label(probabilities: Floats, labels: Integers) -> tuple[Floats, NDArray[np.bool_]]:
+    """Confidence (N,) of the most probable class and whether it is the label (N,)."""
+    return probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+
+
+def ece(bins: Bins) -> float:
+    """Expected calibration error: gaps weighted by the share of samples (Naeini et al. 2015)."""
+    return float(bins.gap @ bins.weight)
+
+
+def mce(bins: Bins) -> float:
+    """Largest gap of a bin that is not empty; read it together with the counts."""
+    return float(bins.gap.max())
+
+
+def rmsce(bins: Bins) -> float:
+    """Root of the weighted mean of squared gaps."""
+    return float(np.sqrt(bins.gap**2 @ bins.weight))
+
+
+def adaptive_ece(confidence: Floats, correct: NDArray, bins: int = 15) -> float:
+    """Top-label calibration error with bins of equal counts (the first ones get the remainder)."""
+    gaps, weights = _equal_count_gaps(confidence, correct, bins)
+    return float(gaps @ weights)
+
+
+def nixon_ace(probabilities: Floats, labels: Integers, ranges: int = 15) -> float:
+    """Adaptive calibration error over all classes, unweighted (Nixon et al. 2019)."""
+    columns = range(probabilities.shape[1])
+    return float(np.mean([_equal_count_gaps(probabilities[:, k], labels == k, ranges)[0].mean() for k in columns]))
+
+
+def classwise_ece(probabilities: Floats, labels: Integers, bins: int = 15, right_closed: bool = False) -> float:
+    """Mean over classes k of the ECE of p_k against ``label == k`` (Kull et al. 2019); small for many classes."""
+    columns = range(probabilities.shape[1])
+    return float(np.mean([ece(reliability(probabilities[:, k], labels == k, bins, right_closed)) for k in columns]))
+
+
+def aurc(confidence: Floats, correct: NDArray) -> float:
+    """Area under the risk-coverage curve: mean over coverages of the error rate of the most confident samples.
+
+    Where confidences tie, samples are kept in the expected, not in a lucky order: each gets the mean error of
+    its tie group.
+    """
+    _, group, count = np.unique(-confidence, return_inverse=True, return_counts=True)
+    errors = np.bincount(group, weights=1.0 - np.asarray(correct, dtype=np.float64)) / count
+    return float(np.mean(np.cumsum(np.repeat(errors, count)) / np.arange(1, len(confidence) + 1)))
+
+
+def _equal_count_gaps(confidence: Floats, correct: NDArray, bins: int) -> tuple[Floats, Floats]:
+    correct = np.asarray(correct, dtype=np.float64)
+    order = np.lexsort((correct, confidence))  # by both: equal confidences in any order give one result
+    parts = [part for part in np.array_split(order, bins) if len(part)]
+    gaps = [abs(correct[part].mean() - confidence[part].mean()) for part in parts]
+    return np.array(gaps), np.array([len(part) / len(confidence) for part in parts])
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """The result of `fit_temperature`.
+
+    Attributes:
+        value: T, within the bounds.
+        converged: The gradient vanishes at T and T is not at a bound.
+        nll_before: Mean NLL in nats at T = 1.
+        nll_after: At T.
+    """
+
+    value: float
+    converged: bool
+    nll_before: float
+    nll_after: float
+
+
+def fit_temperature(
+    logits: Tensor, labels: Tensor, bounds: tuple[float, float] = (0.05, 20.0), max_iterations: int = 100
+) -> Temperature:
+    """Fit T of softmax(z / T) by minimising the NLL over log T with LBFGS and a strong Wolfe line search.
+
+    The logarithm keeps T positive, float64 and the line search reach the optimum from far away, and the bounds
+    hold it where data that are separable (or pure noise) would send it to 0 (or infinity). Works in inference
+    mode too. Temperature scaling: Guo et al. 2017.
+
+    Args:
+        logits: (N, K), any floating-point type.
+        labels: (N,) integers in [0, K).
+        bounds: Smallest and largest T.
+        max_iterations: Of LBFGS.
+    """
+    low, high = (float(np.log(bound)) for bound in bounds)
+    with torch.inference_mode(False), torch.enable_grad():
+        # clones: tensors made in inference mode may not be saved for a gradient
+        z, y = logits.detach().double().clone(), labels.detach().clone()
+        log_t = torch.zeros((), dtype=torch.float64, device=z.device, requires_grad=True)
+        optimizer = torch.optim.LBFGS(
+            [log_t],
+            max_iter=max_iterations,
+            tolerance_grad=1e-14,  # the usual tolerances stop at four digits of T
+            tolerance_change=1e-16,
+            line_search_fn="strong_wolfe",
+        )
+
+        def loss() -> Tensor:
+            # finite far outside the bounds too; a clamp to them would be a flat place for the search to end in
+            return torch.nn.functional.cross_entropy(z / log_t.clamp(-30, 30).exp(), y)
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            value = loss()
+            value.backward()
+            return value
+
+        optimizer.step(closure)
+        log_t.data.clamp_(low, high)
+        after = closure()
+    assert log_t.grad is not None
+    # relative to the NLL: where the data are separable both vanish together, far from any optimum
+    flat = abs(log_t.grad.item()) <= 1e-5 * after.item()
+    inside = low < log_t.item() < high
+    value = log_t.exp().item() if inside else bounds[log_t.item() >= high]
+    return Temperature(value, flat and inside, nll(z, y), after.item())

@@ -1,0 +1,196 @@
+"""Runs validation or training data through a module during ``trainer.test``, in order and without augmentation.
+
+For what is fitted before it is judged: the temperature, the feature-based scores.
+"""
+
+from collections.abc import Callable, Iterator, Sized
+from itertools import islice
+from typing import Any, Literal, cast
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+
+from .collect import Table, data_module, flatten_loaders, gather_rows, is_labelled, labelled_batch, sampler_parts
+
+Stage = Literal["train", "val"]
+
+
+def find_loader(trainer: Trainer, pl_module: LightningModule, stage: Stage, is_set_up: bool) -> DataLoader | None:
+    """The data module's (or else the module's own) loader of labelled training or validation batches.
+
+    Of several loaders the one that is called "labelled", else the first whose batches are ``(x, y)``.
+
+    Args:
+        trainer: In its test run, which set up the data module for testing only.
+        pl_module: The module under test.
+        stage: Which loader.
+        is_set_up: Whether the data module went through ``setup("fit")`` already; a second time might draw
+            another split.
+
+    Returns:
+        None where there is none.
+    """
+    name = f"{stage}_dataloader"
+    data = data_module(trainer)
+    source = data if data is not None and is_overridden(name, data) else pl_module
+    if not is_overridden(name, source) or getattr(trainer, f"limit_{stage}_batches") == 0:
+        return None
+    if source is data and not is_set_up:
+        source.setup("fit")
+    loaders = getattr(source, name)()
+    if isinstance(loaders, dict) and "labelled" in loaders:
+        loaders = loaders["labelled"]
+    for loader in flatten_loaders(loaders):
+        if isinstance(loader, DataLoader) and is_labelled(next(iter(_probe(loader)), None)):
+            return loader
+    return None
+
+
+def run_through(
+    trainer: Trainer,
+    pl_module: LightningModule,
+    loader: DataLoader,
+    measure: Callable[[Tensor, Tensor], Table],
+    limit: int | float = 1.0,
+    max_samples: int | None = None,
+) -> Table:
+    """Columns for the samples of a loader, in the data set's order, equal on all processes. A collective.
+
+    Batches go through the hooks of the device transfer like test batches, and are shared out over the processes.
+
+    Args:
+        trainer: In its test run.
+        pl_module: The module under test.
+        loader: Of labelled batches. Its sampler's order plays no role.
+        measure: From x and y on the device to columns (B, …).
+        limit: Lightning's ``limit_train_batches`` or ``limit_val_batches``: a share, or a number of batches.
+        max_samples: At most so many samples. Where fewer than all are taken, they are evenly spread.
+
+    Returns:
+        ``key`` and the measured columns; empty where there is no sample.
+
+    Raises:
+        ValueError: An iterable data set on several processes, or a batch that is not ``(x, y)``.
+    """
+    rank, world = trainer.global_rank, trainer.world_size
+    if isinstance(loader.dataset, IterableDataset):
+        if world > 1:
+            raise ValueError("an iterable data set cannot be shared out over processes: test with devices=1")
+        batches: Iterator[tuple[int, Any]] = enumerate(loader)
+        batches = islice(batches, limit) if isinstance(limit, int) else batches
+    else:
+        groups = _groups(trainer, loader, limit, max_samples)
+        batches = zip(range(rank, len(groups), world), _over(loader, groups[rank::world]), strict=True)
+    parts: list[Table] = []
+    rows = 0
+    for number, batch in batches:
+        x, y = labelled_batch(_to_device(trainer, pl_module, batch))
+        with trainer.precision_plugin.forward_context():
+            columns = measure(x, y)
+        parts.append({"key": (number << 32) + torch.arange(len(x)), **columns})
+        rows += len(x)
+        if isinstance(loader.dataset, IterableDataset) and max_samples and rows >= max_samples:
+            break
+    table = {name: torch.cat([part[name] for part in parts]) for name in (parts[0] if parts else ())}
+    return gather_rows(trainer, table)
+
+
+def _to_device(trainer: Trainer, pl_module: LightningModule, batch: Any) -> Any:
+    """What the test loop does with a batch before the step."""
+    batch = trainer.precision_plugin.convert_input(batch)
+    data = data_module(trainer)
+    hooks = data if data is not None and is_overridden("on_before_batch_transfer", data) else pl_module
+    batch = hooks.on_before_batch_transfer(batch, 0)
+    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+
+def drawable(loader: DataLoader) -> list[Any]:
+    """What a loader can draw from its data set, each index once, ascending, without drawing where possible.
+
+    Samplers over the whole data set are known; one of an unknown kind is asked once.
+    """
+    sampler: Any = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+    innermost = [part for part in sampler_parts(sampler) if type(part) is not BatchSampler]
+    part = innermost[-1] if innermost else sampler
+    if isinstance(part, SubsetRandomSampler):
+        return sorted(int(index) for index in part.indices)
+    if isinstance(part, SequentialSampler | RandomSampler | WeightedRandomSampler | DistributedSampler):
+        return list(range(len(cast(Sized, loader.dataset))))
+    drawn = ([item] if isinstance(item, int) else item for item in part)
+    return sorted({int(index) for indices in drawn for index in indices})
+
+
+def origin(loader: DataLoader) -> tuple[Any, set[int]]:
+    """The data set below all ``Subset``s, and which of its samples the loader can draw."""
+    dataset: Any = loader.dataset
+    if isinstance(dataset, IterableDataset):
+        return dataset, {0}
+    indices = drawable(loader)
+    while isinstance(dataset, Subset):
+        indices = [int(dataset.indices[index]) for index in indices]
+        dataset = dataset.dataset
+    return dataset, set(indices)
+
+
+def _groups(trainer: Trainer, loader: DataLoader, limit: int | float, max_samples: int | None) -> list[list[int]]:
+    """The indices of each batch; equal on all processes."""
+    indices = drawable(loader)
+    if trainer.world_size > 1:  # a sampler of an unknown kind may give each process a part
+        everywhere: list[list[int]] = [[] for _ in range(trainer.world_size)]
+        torch.distributed.all_gather_object(everywhere, indices)
+        indices = sorted(set().union(*everywhere))
+    size = _batch_size(loader)
+    wanted = limit * size if isinstance(limit, int) else int(limit * len(indices))
+    wanted = min(wanted, len(indices), max_samples or len(indices))
+    chosen = [indices[row * len(indices) // wanted] for row in range(wanted)]
+    return [chosen[start : start + size] for start in range(0, wanted, size)]
+
+
+def _batch_size(loader: DataLoader) -> int:
+    for part in (loader, loader.batch_sampler, loader.sampler):
+        if size := getattr(part, "batch_size", None):
+            return int(size)
+    return 1 if _draws_batches(loader) else 64
+
+
+def _draws_batches(loader: DataLoader) -> bool:
+    """Whether each index of the data set is a whole batch."""
+    return loader.batch_sampler is None and not isinstance(loader.sampler, BatchSampler)
+
+
+def _over(loader: DataLoader, groups: list[list[int]]) -> DataLoader:
+    """A loader of the same data set over given batches, in order."""
+    # a generator of its own: iterating must not move the global random state that a module's test step may use
+    common: dict[str, Any] = {
+        "num_workers": loader.num_workers,
+        "collate_fn": loader.collate_fn,
+        "worker_init_fn": loader.worker_init_fn,
+        "generator": torch.Generator().manual_seed(0),
+    }
+    if loader.batch_sampler is not None:
+        return DataLoader(loader.dataset, batch_sampler=groups, **common)
+    sampler: list[Any] = [group[0] for group in groups] if _draws_batches(loader) else groups
+    return DataLoader(loader.dataset, batch_size=None, sampler=sampler, **common)
+
+
+def _probe(loader: DataLoader) -> DataLoader:
+    """A loader that gives one batch, of one sample where it can."""
+    if isinstance(loader.dataset, IterableDataset):
+        return loader
+    first = [[index] for index in drawable(loader)[:1]]
+    probe = _over(loader, first)
+    probe.num_workers = 0
+    return probe

@@ -1,0 +1,111 @@
+"""The random state: saved and restored with the run, different on each rank, and left alone by pictures."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from numpy.random import mtrand
+from torch import distributed
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """Read the generators of Python, NumPy, torch on the CPU and, for a CUDA device, that device's.
+
+    Only tensors, numbers and tuples, so that a checkpoint with it loads with ``weights_only=True``.
+    """
+    name, keys, position, has_gauss, gauss = mtrand.get_state()
+    words = torch.from_numpy(np.asarray(keys, dtype=np.int64))
+    return {
+        "python": random.getstate(),
+        "numpy": (str(name), words, int(position), int(has_gauss), float(gauss)),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+
+
+def set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Put the generators back to what `random_state` read.
+
+    A state of CUDA is ignored on another device; without one, CUDA is seeded from the state of the CPU.
+    """
+    random.setstate(state["python"])
+    name, words, position, has_gauss, gauss = state["numpy"]
+    mtrand.set_state((name, words.numpy().astype(np.uint32), position, has_gauss, gauss))
+    torch.set_rng_state(state["torch"].cpu())
+    if device.type == "cuda" and state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+    elif device.type == "cuda":
+        torch.cuda.manual_seed(int(torch.randint(2**63 - 1, ()).item()))
+
+
+@contextmanager
+def preserved_random_state(device: torch.device) -> Iterator[None]:
+    """Whatever is drawn inside leaves the generators as they were."""
+    state = random_state(device)
+    try:
+        yield
+    finally:
+        set_random_state(state, device)
+
+
+class Randomness(Callback):
+    """Saves and restores the random state, and gives each rank noise of its own.
+
+    Lightning does neither: a resumed run shuffles and drops out differently from the uninterrupted one, and
+    after ``seed_everything`` every rank draws the same numbers. With this callback
+
+    * a checkpoint holds the generators of every rank (Python, NumPy, torch on CPU and CUDA), and a run
+      resumed from it at the end of an epoch goes on bit for bit like the uninterrupted one, with the same
+      number of ranks on the same kind of device;
+    * a new run leaves rank 0 as seeded and re-seeds every other rank from that seed and its rank, once the
+      weights exist, so that weights are equal and noise is not. A rank for which a checkpoint holds no state
+      is seeded in the same way.
+
+    Both happen in ``on_fit_start``: in ``on_train_start`` the iterator of the data loader exists already. A
+    strategy that loads checkpoints later than that (FSDP, DeepSpeed) is only re-seeded. What has to be drawn
+    alike on all ranks needs a generator of its own.
+    """
+
+    def __init__(self) -> None:
+        self._device = torch.device("cpu")
+        self._restored: list[dict[str, Any]] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Remember the device of this rank."""
+        self._device = trainer.strategy.root_device
+
+    def state_dict(self) -> dict[str, Any]:
+        """Gather the states of all ranks; Lightning calls this on every rank of a checkpoint."""
+        state = random_state(self._device)
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return {"ranks": [state]}
+        states: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(states, state)
+        return {"ranks": states}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the states until the fit starts."""
+        self._restored = state_dict["ranks"]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Restore this rank's state, or seed it apart from the others."""
+        rank, states = trainer.global_rank, self._restored
+        self._restored = []
+        if states:
+            set_random_state(states[min(rank, len(states) - 1)], self._device)
+        missing = rank >= len(states) if states else rank > 0
+        if missing:
+            _seed_apart(rank)
+
+
+def _seed_apart(rank: int) -> None:
+    """Seed all generators from the next number of torch's and the rank."""
+    drawn = int(torch.randint(2**63 - 1, ()).item())
+    seeds = np.random.SeedSequence([drawn, rank]).generate_state(3, np.uint64)
+    random.seed(int(seeds[0]))
+    mtrand.seed(int(seeds[1]) % 2**32)
+    torch.manual_seed(int(seeds[2]) % 2**63)

@@ -1,0 +1,151 @@
+"""The callback that gathers a run's record and writes the page."""
+
+import base64
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from ..calibration import CalibrationEvaluation
+from ..loggers import define_summaries, png, run_folder
+from ..ood import OODEvaluation
+from ..samples import SampleGrid
+from .page import render
+from .record import Record, describe, plain, save_record
+
+
+class Report(Callback):
+    """Writes ``report.html`` and ``report.json`` at the end of a fit and of a test.
+
+    The page holds what is there: configuration, learning curves, and the results of `CalibrationEvaluation`,
+    `OODEvaluation` and `SampleGrid` if they are among the trainer's callbacks. A module can add lines of its
+    own with ``report_notes() -> dict[str, str | int | float]``. The learning curves are kept in checkpoints,
+    so a test in a fresh process shows them up to its checkpoint. W&B keeps best values in its summary.
+
+    Args:
+        folder: Where to write; by default the CSV logger's folder, else another logger's or the trainer's.
+        title: Heading of the page and name of the run in comparisons; by default the class of the module.
+    """
+
+    def __init__(self, folder: str | None = None, title: str | None = None) -> None:
+        self.folder = folder
+        self.title = title
+        self._history: list[dict[str, Any]] = []
+        self._seconds: dict[str, float] = {}
+        self._restored: dict[str, Any] = {}
+        self._seen: dict[str, Tensor] = {}
+        self._started = 0.0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Fail now rather than after the run if the folder cannot be written."""
+        define_summaries(trainer)
+        if _writes(trainer):
+            folder = self._folder(trainer)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise OSError(f"the report cannot be written to {folder}: {error.strerror}") from error
+
+    def state_dict(self) -> dict[str, Any]:
+        """Keep the learning curves."""
+        return {"history": self._history, "seconds": self._elapsed("fit")}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Hold the state until it is known whether this is a fit or a test."""
+        self._restored = state_dict
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on with the restored learning curves, or start new ones."""
+        self._history = list(self._restored.get("history", []))
+        self._seconds = dict(self._restored.get("seconds", {}))
+        self._restored, self._seen = {}, {}
+        self._started = time.monotonic()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What is there now was logged by an earlier epoch."""
+        self._seen = dict(trainer.callback_metrics)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Record what a validation inside the fit logged."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._record(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Record what the epoch logged."""
+        self._record(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the page with the learning curves."""
+        self._seconds = self._elapsed("fit")
+        self._write(trainer, pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the learning curves from the checkpoint, unless they are longer here."""
+        if not self._history:
+            self._history = list(self._restored.get("history", []))
+            self._seconds = dict(self._restored.get("seconds", {}))
+        self._restored = {}
+        self._started = time.monotonic()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the page after every other callback has finished its test."""
+        if stage == "test":
+            self._seconds["test"] = time.monotonic() - self._started
+            self._write(trainer, pl_module)
+
+    def _elapsed(self, stage: str) -> dict[str, float]:
+        return self._seconds | {stage: self._seconds.get(stage, 0.0) + time.monotonic() - self._started}
+
+    def _record(self, trainer: Trainer) -> None:
+        # Lightning keeps the values of earlier loops: only values that are other objects were logged just now
+        metrics = trainer.callback_metrics
+        fresh = {key: plain(value) for key, value in metrics.items() if self._seen.get(key) is not value}
+        self._seen = dict(metrics)
+        place = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        if self._history and {key: self._history[-1][key] for key in place} == place:
+            self._history[-1].update(fresh)
+        elif fresh:
+            self._history.append(place | fresh)
+
+    def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not _writes(trainer):
+            return
+        record = self._collect(trainer, pl_module)
+        folder = self._folder(trainer)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_record(record, folder / "report.json")
+        (folder / "report.html").write_text(render([record]), encoding="utf-8")
+
+    def _collect(self, trainer: Trainer, pl_module: LightningModule) -> Record:
+        found: Record = {"calibration": None, "ood": None, "samples": None}
+        for callback in _callbacks(trainer):
+            if isinstance(callback, CalibrationEvaluation):
+                found["calibration"] = callback.results or None
+            elif isinstance(callback, OODEvaluation):
+                found["ood"] = callback.results or None
+            elif isinstance(callback, SampleGrid) and callback.grid is not None:
+                found["samples"] = base64.b64encode(png(callback.grid)).decode()
+        held = ("calibration/", "ood/")  # their figures are in the results
+        metrics = {key: value for key, value in trainer.callback_metrics.items() if not key.startswith(held)}
+        record = describe(trainer, pl_module) | {
+            "title": self.title or type(pl_module).__name__,
+            "written": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": self._seconds,
+            "history": self._history,
+            "metrics": metrics,
+        }
+        return plain(record | found)
+
+    def _folder(self, trainer: Trainer) -> Path:
+        return Path(self.folder) if self.folder else run_folder(trainer)
+
+
+def _callbacks(trainer: Any) -> list[Callback]:
+    return trainer.callbacks
+
+
+def _writes(trainer: Any) -> bool:
+    return trainer.is_global_zero and not trainer.fast_dev_run

@@ -1,0 +1,187 @@
+"""The page: run records in, one self-contained HTML document out."""
+
+from collections.abc import Sequence
+from html import escape
+from importlib.resources import files
+from typing import Any
+
+from ..figures import curve_groups, learning_curves_figure, reliability_figure
+from .page_ood import ood_section
+from .parts import Figures, Runs, details, duration, gallery, number, per_run, section, table
+from .summary import SUMMARY, Record, best_score, names, summary
+from .words import verdict
+
+
+def render(records: Sequence[Record]) -> str:
+    """Write the page for one run, or for several side by side.
+
+    A pure function: no clock, no files, no network, and the page needs neither network nor scripts.
+
+    Args:
+        records: Of `Report`, as `load_record` reads them.
+
+    Returns:
+        HTML with its style, figures (SVG) and pictures inside; every text of a record is escaped.
+
+    Raises:
+        ValueError: There is no record.
+    """
+    if not records:
+        raise ValueError("expected at least one run record, got none")
+    runs = dict(zip(names(records), records, strict=True))
+    draw = Figures()
+    title = escape(" and ".join(runs) if len(runs) < 4 else f"{len(runs)} runs")
+    sections = (
+        _summary(runs),
+        _in_words(records),
+        _learning_curves(runs, draw),
+        _calibration(runs, draw),
+        ood_section(runs, draw),
+        _samples(runs),
+        _configuration(runs),
+    )
+    style = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
+    return "\n".join(
+        [
+            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            '<meta name="color-scheme" content="light dark">',
+            f"<title>{title}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>",
+            f"<header>\n<h1>{title}</h1>\n{_meta(runs)}\n</header>",
+            *(section for section in sections if section),
+            "</main>\n</body>\n</html>\n",
+        ]
+    )
+
+
+def _meta(runs: Runs) -> str:
+    lines = []
+    for name, record in runs.items():
+        history, seconds = record.get("history") or [], record.get("seconds") or {}
+        facts = [
+            record["model"] if record["model"] != record["title"] else "",
+            f"on {record['data']}" if record.get("data") else "",
+            f"{record['parameters']:,} parameters" if record.get("parameters") else "",
+            f"{history[-1]['epoch'] + 1} epochs, {history[-1]['step']:,} steps" if history else "",
+            *(f"{stage} {duration(value)}" for stage, value in seconds.items()),
+            record.get("device") or "",
+            f"seed {record['seed']}" if record.get("seed") is not None else "",
+            (record.get("written") or "")[:16].replace("T", " "),
+        ]
+        start = f"<b>{escape(name)}</b> · " if len(runs) > 1 else ""
+        lines.append(f'<p class="meta">{start}{escape(" · ".join(fact for fact in facts if fact))}</p>')
+    return "\n".join(lines)
+
+
+def _in_words(records: Sequence[Record]) -> str:
+    items = "\n".join(f"<li>{escape(sentence)}</li>" for sentence in verdict(records))
+    return section("In words", "", f'<ul class="verdict">\n{items}\n</ul>' if items else "")
+
+
+def _summary(runs: Runs) -> str:
+    values_of = {name: summary(record) for name, record in runs.items()}
+    columns = [key for key in SUMMARY if any(key in values for values in values_of.values())]
+    if not columns:
+        return ""
+    best = {}
+    for key in columns:
+        larger = SUMMARY[key].larger_is_better
+        shown = [values[key].value for values in values_of.values() if key in values]
+        if larger is not None and len(shown) > 1:
+            best[key] = number(max(shown) if larger else min(shown), SUMMARY[key].digits)
+    rows = []
+    for name, values in values_of.items():
+        cells = []
+        for key in columns:
+            text = number(values[key].value if key in values else None, SUMMARY[key].digits)
+            mark = ' class="best"' if best.get(key) == text else ""
+            ood = runs[name].get("ood")
+            score = best_score(ood) if key in ("near", "far") and ood else None
+            cells.append(f"<td{mark}>{text}{f'<small>{escape(score)}</small>' if score else ''}</td>")
+        rows.append(f"<th>{escape(name)}</th>{''.join(cells)}")
+    note = (
+        "NLL in nats; Brier summed over classes; ECE in equal-width bins of the top confidence; T is the "
+        "temperature fitted on validation data, and “after” is with it. AUROC of the score that is best on "
+        "average over all OOD sets, a choice made with hindsight."
+    )
+    if len(runs) > 1:
+        note += " The best figure of a column is marked."
+    return section("Summary", note, table(["", *(SUMMARY[key].heading for key in columns)], rows))
+
+
+def _learning_curves(runs: Runs, draw: Figures) -> str:
+    def curves(record: Record) -> str:
+        history = record.get("history") or []
+        return gallery(
+            draw(learning_curves_figure(history, [group]), f"learning curve of {group}")
+            for group in curve_groups(history)
+        )
+
+    return section("Learning curves", "", per_run(runs, curves))
+
+
+def _calibration(runs: Runs, draw: Figures) -> str:
+    def diagrams(record: Record) -> str:
+        results = record.get("calibration") or {}
+        figures = (
+            draw(reliability_figure(results, [part]), f"reliability diagram {part} temperature")
+            for part in ("before", "after")
+            if results.get(part)
+        )
+        return gallery(figures, "pairs")
+
+    def figures(record: Record) -> str:
+        results = record.get("calibration") or {}
+        parts = [results[part] for part in ("before", "after") if results.get(part)]
+        rows = [
+            f"<th>{escape(label)}</th>" + "".join(f"<td>{number(part.get(key), 4)}</td>" for part in parts)
+            for key, label in FIGURES.items()
+            if parts and parts[0].get(key) is not None
+        ]
+        return table(["", "before", "after"][: 1 + len(parts)], rows) if rows else ""
+
+    note = (
+        "Blue: accuracy of the images in a confidence bin. Hatched: its gap to their mean confidence. The "
+        "dashed diagonal is perfect calibration; an empty bin draws nothing. Below: share of images by "
+        "confidence, with the accuracy (solid) and the mean confidence (dotted) of all."
+    )
+    all_figures = details("All calibration figures", per_run(runs, figures))
+    return section("Calibration", note, per_run(runs, diagrams), all_figures)
+
+
+FIGURES = {
+    "accuracy": "Accuracy",
+    "mean_confidence": "Mean confidence",
+    "nll": "NLL",
+    "brier": "Brier (sum over classes)",
+    "ece": "ECE (equal-width bins)",
+    "ace": "ECE (equal-count bins)",
+    "mce": "MCE",
+    "classwise_ece": "Class-wise ECE",
+}
+
+
+def _samples(runs: Runs) -> str:
+    figures = []
+    for name, record in runs.items():
+        if record.get("samples"):
+            caption = f"<figcaption>{escape(name)}</figcaption>" if len(runs) > 1 else ""
+            source = f"data:image/png;base64,{escape(record['samples'])}"
+            figures.append(f'<figure>{caption}<img alt="samples of {escape(name)}" src="{source}"></figure>')
+    return section("Samples", "Drawn by the model itself.", gallery(figures))
+
+
+def _configuration(runs: Runs) -> str:
+    parts = []
+    for name, record in runs.items():
+        arguments = record.get("arguments") or {}
+        rows: dict[str, Any] = dict(record.get("notes") or {})
+        rows |= {f"{kind}.{key}": value for kind in arguments for key, value in arguments[kind].items()}
+        rows |= {key: record[key] for key in ("seed", "device", "processes", "precision") if record.get(key)}
+        rows |= record.get("versions") or {}
+        cells = [f"<th>{escape(key)}</th><td><code>{escape(str(value))}</code></td>" for key, value in rows.items()]
+        notes = "; ".join(f"{key}: {value}" for key, value in (record.get("notes") or {}).items())
+        if notes:
+            parts.append(f"<p>{escape(f'{name}: {notes}' if len(runs) > 1 else notes)}</p>")
+        parts.append(details(f"Configuration of {name}", table([], cells, "plain")))
+    return section("Configuration", "", *parts)

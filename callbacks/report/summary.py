@@ -1,0 +1,161 @@
+"""The figures that runs are compared by, and their table for a terminal."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ..figures import cell_value, ood_columns
+
+Record = Mapping[str, Any]
+
+
+class Value(NamedTuple):
+    """A figure with its standard error (NaN where none is known)."""
+
+    value: float
+    error: float = math.nan
+
+
+class Column(NamedTuple):
+    """One column of the summary: heading, direction and how it is printed."""
+
+    heading: str
+    larger_is_better: bool | None
+    digits: int = 3
+
+
+SUMMARY = {
+    "accuracy": Column("Accuracy", True, 4),
+    "nll": Column("NLL", False),
+    "nll_after": Column("NLL after T", False),
+    "brier": Column("Brier", False),
+    "ece": Column("ECE", False, 4),
+    "ece_after": Column("ECE after T", False, 4),
+    "temperature": Column("T", None, 2),
+    "near": Column("AUROC near", True),
+    "far": Column("AUROC far", True),
+}
+
+
+def names(records: Sequence[Record]) -> list[str]:
+    """A name for each run; equal titles are numbered."""
+    counts, seen, result = Counter(record["title"] for record in records), Counter[str](), []
+    for record in records:
+        title = record["title"]
+        seen[title] += 1
+        result.append(f"{title} ({seen[title]})" if counts[title] > 1 else title)
+    return result
+
+
+def summary(record: Record) -> dict[str, Value]:
+    """The figures of the summary table; absent ones are left out."""
+    values: dict[str, Value] = {}
+    if calibration := record.get("calibration"):
+        samples, before, after = calibration["samples"], calibration["before"], calibration.get("after")
+        smoothed = (before["accuracy"] * samples + 1) / (samples + 2)
+        values["accuracy"] = Value(before["accuracy"], math.sqrt(smoothed * (1 - smoothed) / samples))
+        for part, suffix in ((before, ""), (after, "_after")):
+            if part:
+                values["nll" + suffix] = Value(part["nll"])
+                values["ece" + suffix] = Value(part["ece"], ece_error(part["diagram"]))
+        values["brier"] = Value(before["brier"])
+        if after:
+            values["temperature"] = Value(calibration["temperature"])
+    if ood := record.get("ood"):
+        score = best_score(ood)
+        for kind in ("near", "far"):
+            if score and not math.isnan(mean := cell_value(ood.get(f"{kind}_mean") or {}, score)):
+                values[kind] = Value(mean)
+    return values
+
+
+def ece_error(diagram: Mapping[str, Any]) -> float:
+    """Standard error of ECE, to first order and for given bins.
+
+    The root of sum_m n_m a_m (1 - a_m) / N^2 with a_m the accuracy of a bin, smoothed by Laplace's rule so that
+    a bin without a mistake is not taken for certain.
+    """
+    total = sum(diagram["count"])
+    variance = 0.0
+    for count, accuracy in zip(diagram["count"], diagram["accuracy"], strict=True):
+        if count:
+            smoothed = (accuracy * count + 1) / (count + 2)
+            variance += count * smoothed * (1 - smoothed)
+    return math.sqrt(variance) / total
+
+
+def best_score(ood: Mapping[str, Any]) -> str | None:
+    """The score with the largest AUROC on average over the sets, chosen with hindsight."""
+
+    def mean(score: str) -> float:
+        return sum(cell_value(figures, score) for figures in ood["sets"].values())
+
+    known = [score for score in ood["scores"] if ood["sets"] and not math.isnan(mean(score))]
+    return max(known, key=mean, default=None)
+
+
+def best_on_set(figures: Mapping[str, Any], scores: Sequence[str]) -> tuple[str, Mapping[str, float]] | None:
+    """The score with the largest AUROC on one set, and its figures."""
+    known = [(score, figures[score]) for score in scores if (figures.get(score) or {}).get("auroc") is not None]
+    return max(known, key=lambda item: item[1]["auroc"], default=None)
+
+
+def interval(figures: Mapping[str, Any]) -> tuple[float, float]:
+    """The bootstrap interval of an AUROC, or the AUROC itself where none was drawn."""
+    low, high = figures.get("auroc_low"), figures.get("auroc_high")
+    return (figures["auroc"], figures["auroc"]) if low is None or high is None else (low, high)
+
+
+def head_to_head(records: Mapping[str, Record]) -> dict[str, tuple[dict[str, tuple[str, Any]], str | None]]:
+    """For each OOD set that all runs have: each run's best score, and the run that wins (``None``: a tie)."""
+    table = {}
+    sets = [list((record.get("ood") or {"sets": {}})["sets"]) for record in records.values()]
+    for name in sets[0] if sets else []:
+        best = {
+            label: best_on_set(record["ood"]["sets"][name], record["ood"]["scores"])
+            for label, record in records.items()
+            if name in (record.get("ood") or {"sets": {}})["sets"]
+        }
+        known = {label: entry for label, entry in best.items() if entry}
+        if len(known) == len(records):
+            first, *others = sorted(known, key=lambda label: known[label][1]["auroc"], reverse=True)
+            ahead = all(interval(known[first][1])[0] > interval(known[label][1])[1] for label in others)
+            table[name] = (known, first if ahead else None)
+    return table
+
+
+def text_table(records: Sequence[Record]) -> str:
+    """The summary and AUROC by set and score, for a terminal."""
+    labels = names(records)
+    rows = [["", *(column.heading for column in SUMMARY.values())]]
+    for label, record in zip(labels, records, strict=True):
+        values = summary(record)
+        shown = {key: values.get(key, Value(math.nan)).value for key in SUMMARY}
+        rows.append([label, *(_number(shown[key], column.digits) for key, column in SUMMARY.items())])
+    blocks = [_aligned(rows)]
+    tested = [(label, record["ood"]) for label, record in zip(labels, records, strict=True) if record.get("ood")]
+    columns = list(dict.fromkeys(name for _, ood in tested for name in ood_columns(ood)))
+    rows = [["AUROC", "", *columns]]
+    for label, ood in tested:
+        figures = ood_columns(ood)
+        for score in ood["scores"]:
+            shown_figures = [cell_value(figures.get(name, {}), score) for name in columns]
+            rows.append([label, score, *(_number(value, 3) for value in shown_figures)])
+    return "\n\n".join([*blocks, _aligned(rows)] if tested else blocks)
+
+
+def _number(value: float, digits: int) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
+    texts = sum(all(row[index][:1].isalpha() for row in rows[1:]) for index in range(len(rows[0])))
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if index < texts else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )

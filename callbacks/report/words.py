@@ -1,0 +1,142 @@
+"""What the numbers say, in plain words.
+
+Two models differ when 95% intervals say so, else it is a tie: for AUROC the bootstrap intervals must not overlap;
+for accuracy and ECE the difference must exceed 1.96 standard errors of the difference. Where no error is known
+(NLL) the sentence says so.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .summary import SUMMARY, Record, Value, best_on_set, best_score, head_to_head, interval, names, summary
+
+
+def verdict(records: Sequence[Record]) -> list[str]:
+    """Sentences on one run, or on how several compare."""
+    sentences = _comparison(records) if len(records) > 1 else []
+    for name, record in zip(names(records), records, strict=True):
+        subject = f"{name}: " if len(records) > 1 else ""
+        sentences += [subject + sentence for sentence in _single(record, alone=len(records) == 1)]
+    return sentences
+
+
+def _single(record: Record, alone: bool) -> list[str]:
+    sentences = []
+    values, calibration, ood = summary(record), record.get("calibration"), record.get("ood")
+    if calibration and alone:
+        accuracy, error = values["accuracy"]
+        sentences.append(
+            f"{accuracy:.1%} of {calibration['samples']:,} test images are classified correctly "
+            f"(± {196 * error:.1f} points, 95% interval)."
+        )
+    if calibration:
+        sentences.append(_calibration_sentence(calibration, values))
+    if ood and alone and (score := best_score(ood)):
+        means = [f"{kind} mean {values[kind].value:.3f}" for kind in ("near", "far") if kind in values]
+        sentences.append(f"The strongest score over all OOD sets is {score}: AUROC {', '.join(means)}.")
+    if ood:
+        sentences += _warnings(ood)
+    return sentences
+
+
+def _calibration_sentence(calibration: Mapping[str, Any], values: Mapping[str, Value]) -> str:
+    before, ece = calibration["before"], values["ece"]
+    gap = before["mean_confidence"] - before["accuracy"]
+    if abs(gap) <= 1.96 * values["accuracy"].error:
+        tendency = "confidence matches accuracy on average"
+    else:
+        tendency = "over-confident" if gap > 0 else "under-confident"
+    text = f"{tendency} before temperature (confidence {before['mean_confidence']:.3f}, accuracy "
+    text += f"{before['accuracy']:.3f}, ECE {ece.value:.4f})"
+    if "ece_after" not in values:
+        return f"{text[0].upper()}{text[1:]}; no temperature was fitted."
+    after = values["ece_after"].value
+    change = "lowers ECE to" if after < ece.value else "does not help: ECE becomes"
+    return f"{text[0].upper()}{text[1:]}; T\u00a0=\u00a0{calibration['temperature']:.2f} {change} {after:.4f}."
+
+
+def _warnings(ood: Mapping[str, Any]) -> list[str]:
+    chance, inverted = [], []
+    for name, figures in ood["sets"].items():
+        best = best_on_set(figures, ood["scores"])
+        if best and interval(best[1])[0] <= 0.5:
+            chance.append(f"{name} (best {best[0]}, {best[1]['auroc']:.3f})")
+            continue
+        inverted += [
+            (figures[score]["auroc"], f"{score} on {name} ({figures[score]['auroc']:.2f})")
+            for score in ood["scores"]
+            if figures.get(score) and interval(figures[score])[1] < 0.5
+        ]
+    sentences = []
+    if chance:
+        sentences.append(f"No score is reliably better than chance on {_listed(chance)}.")
+    if inverted:
+        worst = [text for _, text in sorted(inverted)]
+        more = [f"{len(worst) - 3} more"] if len(worst) > 3 else []
+        sentences.append(f"Below chance, OOD images look more familiar: {_listed(worst[:3] + more)}.")
+    return sentences
+
+
+def _comparison(records: Sequence[Record]) -> list[str]:
+    labels, values = names(records), [summary(record) for record in records]
+    claims = (
+        ("accuracy", "is more accurate", "Accuracy", ".1%"),
+        ("nll", "has the lower NLL before temperature (no interval)", "NLL before temperature", ".3f"),
+        ("ece", "is better calibrated before temperature: ECE", "ECE before temperature", ".4f"),
+        ("ece_after", "is better calibrated after temperature: ECE", "ECE after temperature", ".4f"),
+    )
+    sentences = []
+    for key, win, subject, digits in claims:
+        entries = {label: value[key] for label, value in zip(labels, values, strict=True) if key in value}
+        if len(entries) > 1:
+            sentences.append(_contest(entries, SUMMARY[key].larger_is_better is True, win, subject, digits))
+    return sentences + _ood_comparison(dict(zip(labels, records, strict=True)))
+
+
+def _contest(entries: Mapping[str, Value], larger: bool, win: str, subject: str, digits: str) -> str:
+    order = sorted(entries, key=lambda name: entries[name].value, reverse=larger)
+    best = entries[order[0]]
+
+    def tied(name: str) -> bool:
+        other = entries[name]
+        spread = math.hypot(best.error, other.error)
+        return abs(other.value - best.value) <= (0 if math.isnan(spread) else 1.96 * spread)
+
+    level = [name for name in order if tied(name)]
+    shown = {name: f"{format(entries[name].value, digits)} ({name})" for name in order}
+    if len(level) == len(order):
+        return f"{subject}: a tie, {' and '.join(shown.values())}."
+    start = f"{order[0]} {win}{'' if win.endswith('ECE') else ','} {format(best.value, digits)}"
+    if len(order) == 2:
+        return f"{start} against {shown[order[1]]}."
+    ties = f", tied with {_listed([shown[name] for name in level[1:]])}" if len(level) > 1 else ""
+    return f"{start}{ties}, against {_listed([shown[name] for name in order if name not in level])}."
+
+
+def _ood_comparison(records: Mapping[str, Record]) -> list[str]:
+    table = head_to_head(records)
+    sentences = []
+    if table:
+        parts = []
+        for label in records:
+            won = [name for name, (_, winner) in table.items() if winner == label]
+            where = f" ({_listed(won)})" if won else ""
+            parts.append(f"{label} is better on {len(won)} of {len(table)} sets{where}")
+        level = [name for name, (_, winner) in table.items() if winner is None]
+        ties = f"; a tie on {_listed(level)}" if level else ""
+        sentences.append(f"OOD detection, each model with its best score on each set: {'; '.join(parts)}{ties}.")
+    single = []
+    for label, record in records.items():
+        score = best_score(record["ood"]) if record.get("ood") else None
+        if score:
+            values = summary(record)
+            means = [f"{kind} {values[kind].value:.3f}" for kind in ("near", "far") if kind in values]
+            single.append(f"{label} ({score}) {', '.join(means)}")
+    if len(single) > 1:
+        sentences.append(f"OOD detection, one score for all sets, mean AUROC: {'; '.join(single)}.")
+    return sentences
+
+
+def _listed(items: Sequence[str]) -> str:
+    return items[0] if len(items) == 1 else ", ".join(items[:-1]) + f" and {items[-1]}" if items else ""

@@ -1,0 +1,32 @@
+"""Lightning data modules, each in a file for its kind of batch.
+
+Each offers, before anything is read, ``num_classes``, ``image_shape`` and ``test_sets``: the names of the test
+loaders, first the set's own, then ``near/<name>`` and ``far/<name>`` out-of-distribution sets. Images arrive at the
+module as float32 in [-1, 1]; the labels of out-of-distribution images are -1.
+"""
+
+from .image_folder import ImageFolderDataModule
+from .semi_supervised import SemiSupervisedDataModule
+from .vision import (
+    CIFAR10DataModule,
+    CIFAR100DataModule,
+    DigitsDataModule,
+    FashionMNISTDataModule,
+    KMNISTDataModule,
+    MNISTDataModule,
+    SVHNDataModule,
+    USPSDataModule,
+)
+
+__all__ = [
+    "CIFAR10DataModule",
+    "CIFAR100DataModule",
+    "DigitsDataModule",
+    "FashionMNISTDataModule",
+    "ImageFolderDataModule",
+    "KMNISTDataModule",
+    "MNISTDataModule",
+    "SVHNDataModule",
+    "SemiSupervisedDataModule",
+    "USPSDataModule",
+]

@@ -1,0 +1,127 @@
+"""Data module of a user's own pictures; batches are ``(x, y)``."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from .images import ImageDataModule
+from .sources import Split
+
+
+class ImageFolderDataModule(ImageDataModule):
+    """Pictures in ``data_dir/train/<class>/*`` and ``data_dir/test/<class>/*``; the classes are the folders in train.
+
+    Pictures become RGB, are turned as their EXIF says, cut to their central square and resized (antialiased). Each
+    split is decoded once and held in memory as bytes, so it must fit: ``memory_limit`` bytes, 4 GiB (a class
+    attribute). The name of the set is the name of the folder. Augmentation: crops from ``image_size // 8`` mirrored
+    pixels on each side, and mirroring of the image.
+    """
+
+    padding_mode = "reflect"
+    flip = True
+    memory_limit: int = 4 * 2**30
+
+    def __init__(
+        self,
+        data_dir: str,
+        image_size: int = 32,
+        batch_size: int = 64,
+        eval_batch_size: int = 256,
+        num_workers: int = 0,
+        val_split: int | float | None = None,
+        ood: list[str] | None = None,
+        held_out_classes: list[int] | None = None,
+        augment: bool = True,
+        download: bool = False,
+    ) -> None:
+        """Looks at the names of the folders; reads no picture.
+
+        Args:
+            data_dir: Folder with the subfolders ``train`` and ``test``; other sets for ``ood`` are looked for here too.
+            image_size: Height and width to which pictures are brought.
+            batch_size: Training images in a batch (for each process).
+            eval_batch_size: Images in a batch of validation, test and prediction.
+            num_workers: Worker processes of each loader, and threads for decoding.
+            val_split: Validation images, taken from the training split: a share below 1, a number from 1 on, 0 for no
+                validation, or None for a tenth.
+            ood: Out-of-distribution test sets, as for the other data modules.
+            held_out_classes: Classes, as positions in the sorted names, removed from training, validation and test;
+                the others are renumbered from 0.
+            augment: Whether training images are cropped and mirrored at random.
+            download: Whether missing files of other sets in ``ood`` are downloaded when a run begins.
+
+        Raises:
+            FileNotFoundError: A folder is missing.
+            ValueError: There are fewer than two classes, or an argument is out of its range.
+        """
+        if image_size < 1:
+            raise ValueError(f"image_size must be at least 1, got {image_size}")
+        for split in ("train", "test"):
+            if not Path(data_dir, split).is_dir():
+                raise FileNotFoundError(
+                    f"no folder {str(Path(data_dir, split))!r}; pictures are expected as "
+                    f"{Path(data_dir, 'train', '<class>', '*.png')} and {Path(data_dir, 'test', '<class>', '*.png')} "
+                    f"(or {', '.join(IMG_EXTENSIONS)}), one folder for each class"
+                )
+        self.classes = sorted(entry.name for entry in Path(data_dir, "train").iterdir() if entry.is_dir())
+        if len(self.classes) < 2:
+            raise ValueError(
+                f"a classifier needs two classes, {str(Path(data_dir, 'train'))!r} has folders for {self.classes}"
+            )
+        self.name = Path(data_dir).resolve().name
+        self.num_classes = len(self.classes)
+        self.image_shape = (3, image_size, image_size)
+        self.padding = image_size // 8
+        super().__init__(
+            data_dir=data_dir,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            val_split=val_split,
+            ood=ood,
+            held_out_classes=held_out_classes,
+            augment=augment,
+            download=download,
+        )
+
+    def load_split(self, train: bool) -> Split:
+        """Decodes all pictures of a split.
+
+        Raises:
+            FileNotFoundError: A class has no picture to train on.
+            ValueError: The test split has a class that the training split lacks, a picture cannot be read, or the
+                pictures do not fit into ``memory_limit``.
+        """
+        folder = Path(self.data_dir, "train" if train else "test")
+        unknown = set(find_classes(folder)[0]) - set(self.classes)
+        if unknown:
+            raise ValueError(f"{str(folder)!r} has classes without training pictures: {', '.join(sorted(unknown))}")
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        samples = make_dataset(folder, numbers, extensions=IMG_EXTENSIONS, allow_empty=not train)
+        size = len(samples) * 3 * self.image_shape[1] * self.image_shape[2]
+        if size > self.memory_limit:
+            raise ValueError(
+                f"the {len(samples)} pictures of {str(folder)!r} need {size / 2**30:.1f} GiB at image_size="
+                f"{self.image_shape[1]}, more than the {self.memory_limit / 2**30:.1f} GiB of memory_limit: choose a "
+                "smaller image_size, or raise memory_limit in a subclass if the machine has more"
+            )
+        labels = torch.tensor([number for _, number in samples], dtype=torch.int64)
+        images = torch.empty((len(samples), *self.image_shape), dtype=torch.uint8)
+        with ThreadPoolExecutor(max(1, self.num_workers)) as pool:  # PIL decodes without the interpreter's lock
+            for index, image in enumerate(pool.map(self._decode, (path for path, _ in samples))):
+                images[index] = image
+        return images, labels
+
+    def _decode(self, path: str) -> Tensor:
+        """One picture as (3, H, W) bytes."""
+        try:
+            with Image.open(path) as picture:
+                upright = ImageOps.exif_transpose(picture).convert("RGB")
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise ValueError(f"cannot read the picture {path}: {error}") from error
+        return pil_to_tensor(ImageOps.fit(upright, self.image_shape[1:], Image.Resampling.BILINEAR))

@@ -1,0 +1,294 @@
+"""The machinery of all image data modules: arguments, splits, loaders, and the transform on the device."""
+
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from . import ood_sets
+from .augment import normalise, random_crop, random_flip
+from .image_set import ImageSet, UnlabelledSet, as_is, stratified_split
+from .sources import SOURCES, Source, Split
+
+
+class ImageDataModule(LightningDataModule):
+    """Parent of the image data modules; a batch is ``(x, y)``: x (B, C, H, W) float32 in [-1, 1], y (B,) int64.
+
+    Pixels stay bytes until they are on the device; there the whole batch is augmented (in training only, with a draw
+    for each sample) and normalised. Training batches are shuffled and all of one size: the remainder of an epoch is
+    dropped. Validation is set apart from the training split, of each class in proportion, always the same samples.
+    Sets are read in ``setup``, once for each split, and kept.
+
+    For a set of your own, set ``name``, ``num_classes`` and ``image_shape`` in a subclass and override
+    ``load_split``. The class attributes below may be changed in a subclass too.
+
+    Attributes:
+        name: Name of the set, the first of ``test_sets``.
+        num_classes: Number of classes without the held-out ones.
+        image_shape: (C, H, W).
+        mean: Mean for the normalisation, one value or one for each channel, for pixels in [0, 1].
+        std: Deviation for the normalisation, likewise. The zoo's modules expect [-1, 1]: 0.5 and 0.5.
+        padding: Pixels added on each side before the random crop; 0 for no crop.
+        padding_mode: ``"constant"`` (zeros) or ``"reflect"``.
+        flip: Whether images are mirrored left to right at random.
+        default_val_split: What ``val_split=None`` means.
+    """
+
+    name: str
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    mean: float | tuple[float, ...] = 0.5
+    std: float | tuple[float, ...] = 0.5
+    padding: int = 0
+    padding_mode: str = "constant"
+    flip: bool = False
+    default_val_split: int | float = 0.1
+    source: ClassVar[Source | None] = None
+
+    def __init__(
+        self,
+        data_dir: str = "data",
+        batch_size: int = 64,
+        eval_batch_size: int = 256,
+        num_workers: int = 0,
+        val_split: int | float | None = None,
+        ood: list[str] | None = None,
+        held_out_classes: list[int] | None = None,
+        augment: bool = True,
+        download: bool = False,
+    ) -> None:
+        """Checks the arguments; reads and downloads nothing.
+
+        Args:
+            data_dir: Folder that holds the files of all sets, as torchvision lays them out.
+            batch_size: Training images in a batch (for each process).
+            eval_batch_size: Images in a batch of validation, test and prediction.
+            num_workers: Worker processes of each loader. The sets are in memory: 0 is the fastest.
+            val_split: Validation images, taken from the training split: a share below 1, a number from 1 on, 0 for no
+                validation, or None for the set's own default (a tenth; 300 for the digits).
+            ood: Out-of-distribution test sets, in this order after the test set: ``near/interpolated``,
+                ``near/rotated``, ``near/held_out_classes``, ``far/uniform``, ``far/gaussian``, ``far/constant``,
+                ``far/photo_patches``, and ``near/<set>`` or ``far/<set>`` for the test set of another data module,
+                such as ``far/svhn``. Their labels are -1. The generated sets are as large as the test set.
+            held_out_classes: Classes removed from training, validation and test; the others are renumbered from 0.
+            augment: Whether training images are cropped and mirrored at random.
+            download: Whether missing files are downloaded when a run begins.
+
+        Raises:
+            ValueError: An argument is out of its range, or an out-of-distribution set is unknown.
+            TypeError: A subclass does not describe its images.
+        """
+        super().__init__()
+        if self.source is not None:
+            self.name, self.num_classes = self.source.name, self.source.num_classes
+            self.image_shape = self.source.image_shape
+        if not all(hasattr(self, attribute) for attribute in ("name", "num_classes", "image_shape")):
+            raise TypeError(f"{type(self).__name__} must set name, num_classes and image_shape")
+        for argument, value, least in (
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("num_workers", num_workers, 0),
+        ):
+            if value < least:
+                raise ValueError(f"{argument} must be at least {least}, got {value}")
+        self.data_dir = str(data_dir)
+        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
+        self.val_split = self.default_val_split if val_split is None else val_split
+        if not self.val_split >= 0 or (self.val_split >= 1 and self.val_split % 1):  # NaN fails too
+            raise ValueError(f"val_split must be a share in [0, 1) or a whole number of images, got {val_split}")
+        self.augment, self.download = augment, download
+        self.held_out_classes = sorted(set(held_out_classes or []))
+        for label in self.held_out_classes:
+            if not 0 <= label < self.num_classes:
+                raise ValueError(f"held_out_classes must lie in 0..{self.num_classes - 1}, got {label}")
+        self.kept_classes = [label for label in range(self.num_classes) if label not in self.held_out_classes]
+        if len(self.kept_classes) < 2:
+            raise ValueError(
+                f"a classifier needs two classes: {self.name} has {self.num_classes}, "
+                f"and held_out_classes={held_out_classes} leaves {len(self.kept_classes)}"
+            )
+        self.ood = list(ood or [])
+        ood_sets.check_names(self.ood, self.name, self.image_shape, bool(self.held_out_classes))
+        self.full_classes, self.num_classes = self.num_classes, len(self.kept_classes)
+        self._fit_sets: tuple[ImageSet, ImageSet] | None = None
+        self._test_sets: list[ImageSet] | None = None
+
+    @property
+    def test_sets(self) -> tuple[str, ...]:
+        """Names of the test sets in the order of ``test_dataloader``: the set's own name, then ``ood``."""
+        return (self.name, *self.ood)
+
+    def load_split(self, train: bool) -> Split:
+        """Reads the training or the test split, all classes; override it for a set of your own.
+
+        Args:
+            train: Which of the two.
+
+        Returns:
+            Images (N, C, H, W) uint8 with (C, H, W) = ``image_shape``, and labels (N,) int64.
+        """
+        if self.source is None:
+            raise NotImplementedError(f"{type(self).__name__} must override load_split")
+        return self.source.read(self.data_dir, train)
+
+    def prepare_data(self) -> None:
+        """Downloads what is missing if ``download`` is true.
+
+        Raises:
+            FileNotFoundError: Files are missing; the message says which, and how to get them.
+        """
+        for source in (self.source, *(self._foreign(name) for name in self.ood)):
+            if source is not None:
+                source.fetch(self.data_dir, self.download)
+
+    def setup(self, stage: str) -> None:
+        """Reads the sets of a stage, unless they have been read.
+
+        Args:
+            stage: ``"fit"`` or ``"validate"`` (training split), ``"test"`` or ``"predict"`` (test split).
+
+        Raises:
+            FileNotFoundError: Files are missing.
+            ValueError: A split is damaged, or too small for ``val_split``.
+        """
+        if stage in ("fit", "validate") and self._fit_sets is None:
+            self._fit_sets = self._read_fit_sets()
+        if stage in ("test", "predict") and self._test_sets is None:
+            self._test_sets = self._read_test_sets()
+
+    def fit_sets(self) -> tuple[ImageSet, ImageSet]:
+        """The training set and the validation set, which is empty for ``val_split=0``."""
+        self.setup("fit")
+        assert self._fit_sets is not None
+        return self._fit_sets
+
+    def train_dataloader(self) -> Any:
+        """Shuffled batches of ``batch_size``; the remainder of an epoch is dropped."""
+        train, _ = self.fit_sets()
+        return self.loader(train, self.batch_size, train=True)
+
+    def val_dataloader(self) -> Any:
+        """One loader of the validation set; an empty list for ``val_split=0``, which makes Lightning skip it."""
+        _, val = self.fit_sets()
+        return self.loader(val, self.eval_batch_size) if len(val) else []
+
+    def test_dataloader(self) -> list[DataLoader]:
+        """One loader for each of ``test_sets``, in that order."""
+        self.setup("test")
+        assert self._test_sets is not None
+        return [self.loader(images, self.eval_batch_size) for images in self._test_sets]
+
+    def predict_dataloader(self) -> DataLoader:
+        """The in-distribution test set; batches are ``(x, y)`` like all others."""
+        return self.test_dataloader()[0]
+
+    @property
+    def processes(self) -> int:
+        """Processes that share the training set."""
+        return 1 if self.trainer is None else self.trainer.world_size
+
+    def loader(self, images: ImageSet | UnlabelledSet, batch_size: int, train: bool = False) -> DataLoader:
+        """A plain DataLoader, in which Lightning can put the sampler of several processes.
+
+        Args:
+            images: A set with ``__getitems__``.
+            batch_size: Images in a batch.
+            train: Whether batches are shuffled and a last smaller one is dropped.
+
+        Raises:
+            ValueError: A training set has fewer images than one batch (of all processes together).
+        """
+        if train and len(images) < batch_size * self.processes:
+            each = "" if self.processes == 1 else f" in each of {self.processes} processes"
+            raise ValueError(
+                f"batch_size={batch_size}{each} is more than the {len(images)} training images of {self.name}"
+            )
+        return DataLoader(
+            images,
+            batch_size=batch_size,
+            shuffle=train,
+            drop_last=train,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            collate_fn=as_is,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        """Makes floats of the bytes, on the device; augments in the training loop only."""
+        images, labels = batch
+        training = self.trainer is not None and self.trainer.training
+        return self.transform(images, augment=training and self.augment), labels
+
+    def transform(self, images: Tensor, augment: bool = False) -> Tensor:
+        """The transform of a batch.
+
+        Args:
+            images: (B, C, H, W) uint8.
+            augment: Whether to crop and mirror at random, each image for itself.
+
+        Returns:
+            (B, C, H, W) float32, normalised.
+        """
+        if augment and self.padding:
+            images = random_crop(images, self.padding, self.padding_mode)
+        if augment and self.flip:
+            images = random_flip(images)
+        return normalise(images, self.mean, self.std)
+
+    def _foreign(self, name: str) -> Source | None:
+        """The published set behind an out-of-distribution set, None for a generated one."""
+        return None if name in ood_sets.GENERATED else SOURCES.get(name.partition("/")[2])
+
+    def _read(self, train: bool) -> Split:
+        """A split as ``load_split`` gives it, after a check: bad labels give no useful error on a GPU."""
+        images, labels = self.load_split(train)
+        split = f"{'training' if train else 'test'} split of {self.name}"
+        if images.dtype != torch.uint8 or tuple(images.shape[1:]) != self.image_shape:
+            raise ValueError(
+                f"images of the {split} must be uint8 of shape {('N', *self.image_shape)}, "
+                f"got {images.dtype} of shape {tuple(images.shape)}"
+            )
+        if len(labels) != len(images) or not len(labels):
+            raise ValueError(f"the {split} has {len(images)} images and {len(labels)} labels")
+        if labels.min() < 0 or labels.max() >= self.full_classes:
+            raise ValueError(
+                f"labels of the {split} must lie in 0..{self.full_classes - 1}, "
+                f"got {labels.min().item()}..{labels.max().item()}"
+            )
+        return images, labels
+
+    def _renumbered(self, images: Tensor, labels: Tensor) -> Split:
+        """Without the held-out classes, the others numbered from 0."""
+        if not self.held_out_classes:
+            return images, labels
+        kept = torch.isin(labels, torch.tensor(self.kept_classes))
+        return images[kept], torch.searchsorted(torch.tensor(self.kept_classes), labels[kept])
+
+    def _read_fit_sets(self) -> tuple[ImageSet, ImageSet]:
+        images, labels = self._renumbered(*self._read(train=True))
+        size = round(self.val_split * len(labels)) if self.val_split < 1 else int(self.val_split)
+        if size >= len(labels):
+            raise ValueError(
+                f"val_split={self.val_split} leaves none of the {len(labels)} images of {self.name} to train"
+            )
+        train, val = stratified_split(labels, size)
+        return ImageSet(images[train], labels[train]), ImageSet(images[val], labels[val])
+
+    def _read_test_sets(self) -> list[ImageSet]:
+        everything, all_labels = self._read(train=False)
+        images, labels = self._renumbered(everything, all_labels)
+        sets = [ImageSet(images, labels)]
+        for name in self.ood:
+            if name == ood_sets.HELD_OUT:
+                outside = everything[torch.isin(all_labels, torch.tensor(self.held_out_classes))]
+            elif source := self._foreign(name):
+                outside = ood_sets.fit(source.read(self.data_dir, train=False)[0], self.image_shape)
+            else:
+                outside = ood_sets.GENERATED[name](images)
+            if not len(outside):
+                raise ValueError(f"ood set {name!r} of {self.name} has no images")
+            sets.append(ImageSet(outside, torch.full((len(outside),), -1)))
+        return sets

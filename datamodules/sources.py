@@ -1,0 +1,177 @@
+"""The published image sets: where their files lie, how they are fetched, and how they become tensors of bytes."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from pickle import UnpicklingError
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+from torchvision.datasets import CIFAR10, CIFAR100, KMNIST, MNIST, SVHN, USPS, FashionMNIST, VisionDataset
+
+Split = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One published set.
+
+    Attributes:
+        title: Spelling of the set in the name of its data module; the name of the set is this in lower case.
+        num_classes: Number of classes.
+        image_shape: (C, H, W).
+        load: ``load(root, train, download)`` gives (N, C, H, W) uint8 images and (N,) int64 labels.
+        files: The files of both splits, relative to the root; none for an embedded set.
+    """
+
+    title: str
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    load: Callable[[str, bool, bool], Split]
+    files: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Name of the set, as in ``far/svhn``."""
+        return self.title.lower()
+
+    def root(self, data_dir: str) -> Path:
+        """The folder that holds the files: ``data_dir`` or, so that sets can lie side by side, its subfolder."""
+        own = Path(data_dir, self.title)
+        for folder in (own, Path(data_dir)):
+            if self.files and all((folder / file).is_file() for file in self.files):
+                return folder
+        # torchvision makes a folder of its own for all but the loose files of USPS and SVHN.
+        return own if self.files and os.sep not in self.files[0] else Path(data_dir)
+
+    def fetch(self, data_dir: str, download: bool) -> None:
+        """Downloads the files if they are missing and ``download`` is true.
+
+        Raises:
+            FileNotFoundError: Files are missing, and not asked for or not to be had; the message says which.
+        """
+        if not self._missing(data_dir):
+            return
+        if not download:
+            raise FileNotFoundError(self._message(data_dir))
+        root = self.root(data_dir)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            for train in (True, False):
+                self.load(str(root), train, True)
+        except (RuntimeError, OSError, HTTPException) as error:
+            cause = " ".join(str(error).split())  # torchvision's has several lines
+            raise FileNotFoundError(f"{self._message(data_dir)} The download failed: {cause}") from error
+
+    def read(self, data_dir: str, train: bool) -> Split:
+        """Reads one published split.
+
+        Returns:
+            Images (N, C, H, W) uint8 and labels (N,) int64.
+
+        Raises:
+            FileNotFoundError: Files are missing; the message says which, and how to get them.
+            ValueError: Files are there and cannot be read.
+        """
+        self.fetch(data_dir, download=False)
+        root = self.root(data_dir)
+        try:
+            return self.load(str(root), train, False)
+        except (RuntimeError, ValueError, OSError, EOFError, AssertionError, UnpicklingError) as error:
+            raise ValueError(
+                f"the files of {self.title} in {str(root)!r} cannot be read ({error}); they are damaged or incomplete. "
+                f"Delete them and run: {self._command(data_dir)}"
+            ) from error
+
+    def _missing(self, data_dir: str) -> list[str]:
+        root = self.root(data_dir)
+        return [file for file in self.files if not (root / file).is_file()]
+
+    def _command(self, data_dir: str) -> str:
+        call = f"datamodules.{self.title}DataModule(data_dir={data_dir!r}, download=True).prepare_data()"
+        return f'python -c "import datamodules; {call}"'
+
+    def _message(self, data_dir: str) -> str:
+        return (
+            f"{self.title} is not in data_dir={data_dir!r}: missing in {str(self.root(data_dir))!r}: "
+            f"{', '.join(self._missing(data_dir))}. With a network, get it by `--data.download true` on the command "
+            f"line, or by: {self._command(data_dir)}"
+        )
+
+
+def _tensors(dataset: VisionDataset) -> Split:
+    """Images as (N, C, H, W) bytes, whatever torchvision keeps: (N, H, W), (N, H, W, C) or (N, C, H, W)."""
+    labels = dataset.targets if hasattr(dataset, "targets") else dataset.labels
+    images = torch.as_tensor(dataset.data)
+    if images.ndim == 3:
+        images = images.unsqueeze(1)
+    elif images.shape[-1] == 3:
+        images = images.permute(0, 3, 1, 2)
+    return images.contiguous(), torch.as_tensor(labels, dtype=torch.int64)
+
+
+def _digits(root: str, train: bool, download: bool) -> Split:
+    """The 1,797 digits of scikit-learn: 1,497 to train on and 300 to test, of each class alike."""
+    pixels, labels = load_digits(return_X_y=True)
+    # 0..16 to 0..255. scikit-learn's split rests on NumPy's frozen stream: the same on every version.
+    images = np.rint(pixels.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
+    chosen = train_test_split(np.arange(len(labels)), test_size=300, random_state=0, stratify=labels)[0 if train else 1]
+    return torch.from_numpy(images[chosen]), torch.from_numpy(labels[chosen]).long()
+
+
+def _mnist_like(dataset: type[MNIST]) -> Source:
+    files = tuple(
+        os.path.join(dataset.__name__, "raw", os.path.splitext(archive)[0]) for archive, _ in dataset.resources
+    )
+
+    def load(root: str, train: bool, download: bool) -> Split:
+        return _tensors(dataset(root, train=train, download=download))
+
+    return Source(dataset.__name__, 10, (1, 28, 28), load, files)
+
+
+def _cifar(dataset: type[CIFAR10], num_classes: int) -> Source:
+    names = [file for file, _ in dataset.train_list + dataset.test_list] + [dataset.meta["filename"]]
+    files = tuple(os.path.join(dataset.base_folder, name) for name in names)
+
+    def load(root: str, train: bool, download: bool) -> Split:
+        return _tensors(dataset(root, train=train, download=download))
+
+    return Source(dataset.__name__, num_classes, (3, 32, 32), load, files)
+
+
+def _usps(root: str, train: bool, download: bool) -> Split:
+    return _tensors(USPS(root, train=train, download=download))
+
+
+def _svhn(root: str, train: bool, download: bool) -> Split:
+    return _tensors(SVHN(root, split="train" if train else "test", download=download))
+
+
+DIGITS_SOURCE = Source("Digits", 10, (1, 8, 8), _digits)
+MNIST_SOURCE = _mnist_like(MNIST)
+FASHION_MNIST_SOURCE = _mnist_like(FashionMNIST)
+KMNIST_SOURCE = _mnist_like(KMNIST)
+USPS_SOURCE = Source("USPS", 10, (1, 16, 16), _usps, ("usps.bz2", "usps.t.bz2"))
+SVHN_SOURCE = Source("SVHN", 10, (3, 32, 32), _svhn, ("train_32x32.mat", "test_32x32.mat"))
+CIFAR10_SOURCE = _cifar(CIFAR10, 10)
+CIFAR100_SOURCE = _cifar(CIFAR100, 100)
+
+SOURCES = {
+    source.name: source
+    for source in (
+        DIGITS_SOURCE,
+        MNIST_SOURCE,
+        FASHION_MNIST_SOURCE,
+        KMNIST_SOURCE,
+        USPS_SOURCE,
+        SVHN_SOURCE,
+        CIFAR10_SOURCE,
+        CIFAR100_SOURCE,
+    )
+}

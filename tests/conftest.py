@@ -1,0 +1,23 @@
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the same on every machine; CUDA_VISIBLE_DEVICES=0 lets a GPU in
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # as in the Makefile; and a forked process must not inherit a thread pool
+os.environ["WANDB_MODE"] = "offline"
+os.environ["WANDB_SILENT"] = "true"
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))  # for `pytest` as for `python -m pytest`, installed or not
+
+
+@pytest.fixture(autouse=True)
+def _hermetic(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    monkeypatch.setattr(sys, "argv", sys.argv[:1])  # Lightning's command line warns of pytest's arguments
+    if "wandb" not in os.environ.get("WANDB_DIR", ""):
+        folder = tmp_path_factory.getbasetemp() / "wandb"
+        folder.mkdir(exist_ok=True)
+        for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+            monkeypatch.setenv(name, str(folder))

@@ -1,0 +1,265 @@
+"""What every module of the zoo passes; a new paper is covered by one file in ``conf/``.
+
+Besides ``model`` and ``data``, in the command line's form, a file has ``contract:``, where special cases belong:
+
+* ``noise`` (required): whether a training step draws random numbers of its own, which two processes must not share;
+* ``batch_independent`` (true): whether the forward of an image in evaluation mode ignores the rest of its batch;
+* ``strategy`` (ddp_fork): Lightning's name of the strategy for two processes.
+"""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+import train
+from callbacks import CalibrationEvaluation, OODEvaluation, Randomness, SampleGrid
+
+CONFS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(Path(__file__).parent.glob("conf/*.yaml"))}
+QUIET: dict[str, Any] = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+    "accelerator": "cpu",
+}
+
+
+@pytest.fixture(params=CONFS, autouse=True)
+def conf(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.chdir(tmp_path)
+    return copy.deepcopy(CONFS[request.param])
+
+
+def build(conf: dict[str, Any]) -> tuple[Any, Any]:
+    cli = train.main({key: conf[key] for key in ("model", "data")} | {"trainer": dict(QUIET)}, run=False)
+    return cli.model, cli.datamodule
+
+
+def fit(model: Any, data: Any, callbacks: list[Callback], ckpt_path: Path | None = None, **arguments: Any) -> Trainer:
+    few = {"max_epochs": 1, "limit_train_batches": 4, "limit_val_batches": 0, "log_every_n_steps": 1}
+    trainer = Trainer(**QUIET | few | arguments, callbacks=callbacks)
+    trainer.fit(model, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+    return trainer
+
+
+def images(data: Any, count: int = 8) -> torch.Tensor:
+    return torch.rand(count, *data.image_shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+class Gradients(Callback):
+    """Which parameters received a gradient, with automatic and with manual optimisation."""
+
+    def __init__(self) -> None:
+        self.seen: set[str] = set()
+        self.broken: set[str] = set()
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        found = {name: p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
+        self.seen |= {name for name, gradient in found.items() if bool(gradient.abs().sum() > 0)}
+        self.broken |= {name for name, gradient in found.items() if not gradient.isfinite().all()}
+
+    def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        self.on_before_optimizer_step(trainer, pl_module, optimizer)
+
+
+def test_four_training_steps_reach_every_parameter_and_log_a_loss(conf):
+    model, data = build(conf)
+    before = {name: value.clone() for name, value in model.named_parameters() if value.requires_grad}
+    gradients = Gradients()
+    trainer = fit(model, data, [gradients])
+    assert gradients.seen == set(before)
+    assert not gradients.broken
+    after = dict(model.named_parameters())
+    assert all(after[name].isfinite().all() for name in before)
+    assert [name for name in before if torch.equal(before[name], after[name])] == []
+    assert torch.isfinite(trainer.callback_metrics["train/loss"])
+
+
+class InferenceMode(Callback):
+    def on_validation_batch_end(self, *_: Any) -> None:
+        assert torch.is_inference_mode_enabled()
+
+    def on_test_batch_end(self, *_: Any) -> None:
+        assert torch.is_inference_mode_enabled()
+
+
+def test_validate_and_test_work_in_inference_mode_with_every_evaluation_that_applies(conf):
+    model, data = build(conf)
+    classifies = hasattr(data, "num_classes")
+    calibration, ood, grid = CalibrationEvaluation(), OODEvaluation(resamples=10, knn_k=5), SampleGrid(number=4)
+    applicable = [calibration, ood] if classifies else []
+    applicable += [grid] if hasattr(model, "sample") else []
+    trainer = Trainer(**QUIET, callbacks=[InferenceMode(), *applicable])
+    validated = trainer.validate(model, datamodule=data, verbose=False)[0]
+    assert validated["val/loss"] > 0
+    trainer.test(model, datamodule=data, verbose=False)
+    assert torch.isfinite(trainer.callback_metrics["test/loss"])
+    if classifies:
+        assert 0 <= calibration.results["before"]["ece"] <= 1
+        assert 0 <= trainer.callback_metrics["test/acc"] <= 1
+        own = model.ood_scores(images(data)) if hasattr(model, "ood_scores") else {}
+        assert {"msp", *own} <= {score.lower() for score in ood.results["scores"]}
+        assert set(ood.results["sets"]) == set(data.test_sets[1:])
+    if grid in applicable:
+        assert grid.grid is not None
+
+
+def test_bfloat16_mixed_precision_stays_finite(conf):
+    model, data = build(conf)
+    trainer = fit(model, data, [], precision="bf16-mixed", limit_train_batches=2)
+    assert torch.isfinite(trainer.callback_metrics["train/loss"])
+    assert all(value.isfinite().all() for value in model.parameters())
+    assert all(value.dtype == torch.float32 for value in model.parameters())
+
+
+@pytest.mark.parametrize("origin", ["command line", "Python"])
+def test_a_checkpoint_gives_the_same_module_back(conf, origin, tmp_path):
+    model, data = build(conf)
+    if origin == "Python":
+        given = {key: value for key, value in model.hparams.items() if not key.startswith("_")}
+        model = type(model)(**given)
+    path = tmp_path / "saved.ckpt"
+    fit(model, data, [], limit_train_batches=2).save_checkpoint(path)
+    arguments = torch.load(path, weights_only=True)["hyper_parameters"]
+    json.dumps(arguments)
+    loaders = [type(model), LightningModule] if origin == "command line" else [type(model)]
+    for loader in loaders:
+        loaded = loader.load_from_checkpoint(path, weights_only=True)
+        assert type(loaded) is type(model)
+        x = images(data)
+        with torch.no_grad():
+            assert torch.equal(loaded.eval()(x), model.eval()(x))
+
+
+def saved_state(path: Path) -> dict[str, Any]:
+    checkpoint = torch.load(path, weights_only=True)
+    return {key: value for key, value in checkpoint.items() if key not in ("loops", "callbacks")}
+
+
+def differences(a: Any, b: Any, where: str = "") -> list[str]:
+    if isinstance(a, torch.Tensor):
+        return [] if torch.equal(a, b) else [where]
+    if isinstance(a, dict):
+        extra = [f"{where}/{key}" for key in a.keys() ^ b.keys()]
+        return extra + [found for key in a.keys() & b.keys() for found in differences(a[key], b[key], f"{where}/{key}")]
+    if isinstance(a, list | tuple):
+        pairs = enumerate(zip(a, b, strict=True))
+        return [found for i, (x, y) in pairs for found in differences(x, y, f"{where}/{i}")]
+    return [] if a == b else [where]
+
+
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(conf, tmp_path):
+    def run(folder: Path, ckpt_path: Path | None = None) -> None:
+        model, data = build(conf)
+        torch.rand(7 if ckpt_path else 1)  # whatever else a process draws before it trains
+        keep = ModelCheckpoint(folder, "{epoch}", save_top_k=-1)
+        arguments = {"max_epochs": 2, "limit_train_batches": 3, "enable_checkpointing": True, "ckpt_path": ckpt_path}
+        fit(model, data, [Randomness(), keep], **arguments)
+
+    run(tmp_path / "whole")
+    run(tmp_path / "resumed", tmp_path / "whole" / "epoch=0.ckpt")
+    whole, resumed = (saved_state(tmp_path / name / "epoch=1.ckpt") for name in ("whole", "resumed"))
+    assert differences(whole, resumed) == []
+
+
+class Compare(Callback):
+    """Gathers what two processes computed, and lets rank 0 write it down for the test."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.losses: list[torch.Tensor] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, *_: Any) -> None:
+        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        self.losses.append(torch.as_tensor(loss).detach().double())
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        weights = torch.cat([value.detach().flatten().double() for value in pl_module.parameters()])
+        gathered = {
+            "weights": trainer.strategy.all_gather(weights),
+            "losses": trainer.strategy.all_gather(torch.stack(self.losses)),
+        }
+        if trainer.is_global_zero:
+            torch.save(gathered, self.folder / "gathered.pt")
+
+
+@pytest.mark.parametrize("batches", ["different", "same"])
+def test_two_processes_agree_on_the_weights_and_draw_noise_of_their_own(conf, batches, tmp_path):
+    model, data = build(conf)
+    fit(
+        model,
+        data,
+        [Compare(tmp_path)],
+        strategy=conf["contract"].get("strategy", "ddp_fork"),
+        devices=2,
+        use_distributed_sampler=batches == "different",
+    )
+    gathered = torch.load(tmp_path / "gathered.pt")
+    assert torch.equal(*gathered["weights"])
+    first, second = gathered["losses"]
+    if batches == "same" and not conf["contract"]["noise"]:
+        assert torch.equal(first, second)  # so that the line below proves something of the others
+    else:
+        assert (first != second).all()
+
+
+def test_the_forward_of_an_image_ignores_the_rest_of_its_batch(conf):
+    model, data = build(conf)
+    model.eval()
+    x = images(data)
+    with torch.no_grad():
+        together, alone = model(x), torch.cat([model(image) for image in x.split(1)])
+    same = torch.allclose(together, alone, rtol=1e-4, atol=1e-5)
+    assert same == conf["contract"].get("batch_independent", True)
+
+
+class Spoiled(Callback):
+    """Passes one bad batch to the training step."""
+
+    def __init__(self, pixel: float | None, label: int | None) -> None:
+        self.pixel, self.label = pixel, label
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        for part in batch.values() if isinstance(batch, dict) else [batch]:
+            x, y = part if isinstance(part, list | tuple) else (part, None)
+            if self.pixel is not None:
+                x[0, 0, 0, 0] = self.pixel
+            if self.label is not None and y is not None:
+                y[0] = self.label
+
+
+@pytest.mark.parametrize(
+    ("pixel", "label", "message"),
+    [
+        (float("nan"), None, "NaN or infinite pixels"),
+        (float("inf"), None, "NaN or infinite pixels"),
+        (None, 10, "labels from 0 to 10 arrived"),
+        (None, -1, r"labels from -1 to \d arrived"),
+    ],
+)
+def test_bad_pixels_and_labels_stop_the_training_before_the_weights_change(conf, pixel, label, message):
+    model, data = build(conf)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=message):
+        fit(model, data, [Spoiled(pixel, label)])
+    assert differences(before, model.state_dict()) == []
+
+
+def test_the_command_line_knows_the_module_its_recipe_and_its_arguments(conf, capsys):
+    name = conf["model"]["class_path"]
+    with pytest.raises(SystemExit) as end:
+        train.main(["fit", "--model", name, "--print_config"])
+    assert end.value.code == 0
+    assert yaml.safe_load(capsys.readouterr().out)["model"]["class_path"] == f"zoo.{name}"
+    with pytest.raises(SystemExit) as end:
+        train.main(["fit", f"--model.help={name}"])
+    assert end.value.code == 0
+    assert "--model.num_classes" in capsys.readouterr().out

@@ -1,0 +1,327 @@
+"""Data modules that read files: published formats, missing and damaged files, downloads, a folder of pictures."""
+
+import bz2
+import os
+import pickle
+import struct
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+import torchvision.datasets as published
+from PIL import Image
+from scipy.io import savemat
+
+from datamodules import (
+    CIFAR10DataModule,
+    CIFAR100DataModule,
+    DigitsDataModule,
+    FashionMNISTDataModule,
+    ImageFolderDataModule,
+    KMNISTDataModule,
+    MNISTDataModule,
+    SVHNDataModule,
+    USPSDataModule,
+)
+
+ZOO_DATA = os.environ.get("ZOO_DATA", "")
+FROM_FILES = [
+    CIFAR10DataModule,
+    CIFAR100DataModule,
+    FashionMNISTDataModule,
+    KMNISTDataModule,
+    MNISTDataModule,
+    SVHNDataModule,
+    USPSDataModule,
+]
+
+
+def drawn(count, shape, classes, seed):
+    random = np.random.default_rng(seed)
+    return random.integers(0, 256, (count, *shape), dtype=np.uint8), np.arange(count) % classes
+
+
+def write_mnist(root, name):
+    """The idx format: a magic number, the sizes, the bytes."""
+    folder = Path(root, name, "raw")
+    folder.mkdir(parents=True)
+    for split, count in (("train", 30), ("t10k", 20)):
+        images, labels = drawn(count, (28, 28), 10, count)
+        header = struct.pack(">4i", 0x803, count, 28, 28)
+        (folder / f"{split}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        header = struct.pack(">2i", 0x801, count)
+        (folder / f"{split}-labels-idx1-ubyte").write_bytes(header + labels.astype(np.uint8).tobytes())
+
+
+def write_cifar(root, monkeypatch, kind, key, classes):
+    """Pickled batches of rows of 3,072 bytes; the checksums are those of the real files, so they are set aside."""
+    folder = Path(root, kind.base_folder)
+    folder.mkdir()
+    for names, attribute in ((kind.train_list, "train_list"), (kind.test_list, "test_list")):
+        for number, (file, _) in enumerate(names):
+            images, labels = drawn(20, (3, 32, 32), classes, number + 10 * (attribute == "test_list"))
+            batch = {"data": images.reshape(20, -1), key: labels.tolist()}
+            (folder / file).write_bytes(pickle.dumps(batch))
+        monkeypatch.setattr(kind, attribute, [[file, None] for file, _ in names])
+    meta = {**kind.meta, "md5": None}
+    (folder / meta["filename"]).write_bytes(pickle.dumps({meta["key"]: [str(i) for i in range(classes)]}))
+    monkeypatch.setattr(kind, "meta", meta)
+
+
+def write_svhn(root, monkeypatch):
+    """MATLAB files with images last and the digit 0 written as 10; without checksums, as above."""
+    for split, count in (("train", 30), ("test", 20)):
+        images, labels = drawn(count, (3, 32, 32), 10, count)
+        labels = np.where(labels == 0, 10, labels).astype(np.uint8)[:, None]
+        savemat(Path(root, f"{split}_32x32.mat"), {"X": images.transpose(2, 3, 1, 0), "y": labels})
+    lists = {split: [url, file, None] for split, (url, file, _) in published.SVHN.split_list.items()}
+    monkeypatch.setattr(published.SVHN, "split_list", lists)
+
+
+def write_usps(root):
+    """Lines of `label index:value ...` with labels 1..10 and values in [-1, 1]."""
+    for file, count in (("usps.bz2", 30), ("usps.t.bz2", 20)):
+        images, labels = drawn(count, (16, 16), 10, count)
+        # Half a step up: torchvision rounds down.
+        values = (images.reshape(count, -1) + 0.5) / 255 * 2 - 1
+        values = np.where(values > 1, 1, values)
+        lines = (
+            f"{label + 1} " + " ".join(f"{i + 1}:{v:.6f}" for i, v in enumerate(row))
+            for label, row in zip(labels, values, strict=True)
+        )
+        Path(root, file).write_bytes(bz2.compress("\n".join(lines).encode()))
+
+
+def expect(data, count, shape, classes, seed=20):
+    images, labels = drawn(count, shape, classes, seed)
+    test = data.test_dataloader()[0].dataset
+    assert np.array_equal(test.images.numpy().reshape(images.shape), images)
+    assert np.array_equal(test.labels.numpy(), labels)
+    assert tuple(test.images.shape[1:]) == data.image_shape
+    assert sum(len(split) for split in data.fit_sets()) >= 30
+
+
+@pytest.mark.parametrize("kind", [MNISTDataModule, FashionMNISTDataModule, KMNISTDataModule])
+def test_the_idx_format_is_read(kind, tmp_path):
+    write_mnist(tmp_path, kind.source.title)
+    expect(kind(tmp_path), 20, (28, 28), 10)
+
+
+@pytest.mark.parametrize("kind", [CIFAR10DataModule, CIFAR100DataModule])
+def test_the_cifar_format_is_read(kind, tmp_path, monkeypatch):
+    classes = kind.source.num_classes
+    if classes == 100:  # its class inherits: both are patched
+        write_cifar(tmp_path, monkeypatch, published.CIFAR100, "fine_labels", 100)
+    else:
+        write_cifar(tmp_path, monkeypatch, published.CIFAR10, "labels", 10)
+    images, labels = drawn(20, (3, 32, 32), classes, 10)
+    data = kind(tmp_path, val_split=0)
+    test = data.test_dataloader()[0].dataset
+    assert np.array_equal(test.images.numpy(), images)
+    assert np.array_equal(test.labels.numpy(), labels)
+    assert len(data.fit_sets()[0]) == (100 if classes == 10 else 20)
+
+
+@pytest.mark.parametrize("subfolder", ["", "SVHN"])
+def test_the_svhn_format_is_read_from_the_folder_or_its_subfolder(subfolder, tmp_path, monkeypatch):
+    (tmp_path / subfolder).mkdir(exist_ok=True)
+    write_svhn(tmp_path / subfolder, monkeypatch)
+    expect(SVHNDataModule(tmp_path), 20, (3, 32, 32), 10)
+
+
+@pytest.mark.parametrize("subfolder", ["", "USPS"])
+def test_the_usps_format_is_read_from_the_folder_or_its_subfolder(subfolder, tmp_path):
+    (tmp_path / subfolder).mkdir(exist_ok=True)
+    write_usps(tmp_path / subfolder)
+    expect(USPSDataModule(tmp_path), 20, (16, 16), 10)
+
+
+def test_other_sets_for_ood_are_found_in_the_same_folder(tmp_path, monkeypatch):
+    write_svhn(tmp_path, monkeypatch)
+    write_mnist(tmp_path, "MNIST")
+    data = MNISTDataModule(tmp_path, ood=["far/svhn", "near/digits"])
+    data.prepare_data()
+    inside, houses, digits = data.test_dataloader()
+    assert [len(loader.dataset) for loader in (inside, houses, digits)] == [20, 20, 300]
+    assert houses.dataset.images.shape == (20, 1, 28, 28)
+    grey = drawn(20, (3, 32, 32), 10, 20)[0].transpose(0, 2, 3, 1) @ np.array([0.299, 0.587, 0.114])
+    assert abs(houses.dataset.images.float().mean() - grey.mean()) < 1
+
+
+@pytest.mark.parametrize("kind", FROM_FILES)
+def test_missing_files_give_one_message_with_the_files_and_the_command(kind, tmp_path):
+    data = kind(tmp_path / "nowhere")  # construction looks for nothing
+    for failing in (data.prepare_data, lambda: data.setup("fit"), lambda: data.setup("test")):
+        with pytest.raises(FileNotFoundError) as caught:
+            failing()
+        message = str(caught.value)
+        assert str(tmp_path / "nowhere") in message
+        assert all(file in message for file in kind.source.files)
+        assert "--data.download true" in message
+        assert f"datamodules.{kind.__name__}(data_dir=" in message
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_missing_files_of_an_ood_set_are_noticed_before_the_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"SVHN is not in data_dir=.*train_32x32\.mat"):
+        DigitsDataModule(tmp_path, ood=["far/uniform", "far/svhn"]).prepare_data()
+    DigitsDataModule(tmp_path).prepare_data()
+
+
+@pytest.mark.parametrize("kind", FROM_FILES)
+def test_a_failing_download_gives_the_same_message_and_the_cause(kind, tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise URLError("no network")
+
+    for module in ("mnist", "cifar", "usps", "svhn"):
+        for function in ("download_url", "download_and_extract_archive"):
+            monkeypatch.setattr(f"torchvision.datasets.{module}.{function}", refuse, raising=False)
+    with pytest.raises(FileNotFoundError, match=r"is not in data_dir=.*The download failed:.*no network") as caught:
+        kind(tmp_path, download=True).prepare_data()
+    assert caught.value.__cause__ is not None
+
+
+def test_download_fetches_what_is_missing_once(tmp_path, monkeypatch):
+    calls = []
+
+    def deliver(url, root, filename, md5):
+        calls.append(filename)
+        write_usps(root)  # both files
+
+    monkeypatch.setattr("torchvision.datasets.usps.download_url", deliver)
+    data = USPSDataModule(tmp_path, download=True)
+    assert not calls
+    data.prepare_data()
+    data.prepare_data()
+    assert calls == ["usps.bz2"]
+    expect(data, 20, (16, 16), 10)
+
+
+def test_damaged_files_are_named(tmp_path):
+    write_mnist(tmp_path, "MNIST")
+    file = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"files of MNIST in .* damaged or incomplete.*Delete them"):
+        MNISTDataModule(tmp_path).setup("fit")
+    write_usps(tmp_path)
+    (tmp_path / "usps.t.bz2").write_bytes((tmp_path / "usps.t.bz2").read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"files of USPS in .* damaged or incomplete"):
+        USPSDataModule(tmp_path).setup("test")
+    for file in ("train_32x32.mat", "test_32x32.mat"):
+        (tmp_path / file).write_bytes(b"not this")
+    with pytest.raises(ValueError, match=r"files of SVHN in .* damaged or incomplete"):
+        SVHNDataModule(tmp_path).setup("test")
+
+
+@pytest.mark.skipif(not Path(ZOO_DATA, "MNIST").is_dir(), reason="ZOO_DATA does not lead to a folder with MNIST")
+def test_real_mnist_is_read_and_split():
+    data = MNISTDataModule(ZOO_DATA)
+    train, val = data.fit_sets()
+    test = data.test_dataloader()[0].dataset
+    assert [len(split) for split in (train, val, test)] == [54_000, 6_000, 10_000]
+    ten_thousand = published.MNIST(ZOO_DATA, train=False)
+    assert torch.equal(test.images[:, 0], ten_thousand.data)
+    assert torch.equal(test.labels, ten_thousand.targets)
+    everything = published.MNIST(ZOO_DATA)
+    assert torch.bincount(torch.cat([train.labels, val.labels])).tolist() == torch.bincount(everything.targets).tolist()
+    pixels = train.images.sum(dtype=torch.int64) + val.images.sum(dtype=torch.int64)
+    assert pixels == everything.data.sum(dtype=torch.int64)
+
+
+@pytest.mark.skipif(not Path(ZOO_DATA, "USPS").is_dir(), reason="ZOO_DATA does not lead to a folder with USPS")
+def test_real_usps_is_a_test_set_of_the_digits():
+    data = DigitsDataModule(ZOO_DATA, ood=["near/usps"])
+    outside = data.test_dataloader()[1].dataset
+    assert outside.images.shape == (2007, 1, 8, 8)
+    assert USPSDataModule(ZOO_DATA).test_dataloader()[0].dataset.images.shape == (2007, 1, 16, 16)
+
+
+# --- a folder of pictures ---
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Two classes, told apart by colour, in several formats, modes and sizes."""
+    for split, count in (("train", 6), ("test", 3)):
+        for name, colour in (("blue", (0, 0, 255)), ("red", (255, 0, 0))):
+            folder = tmp_path / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                suffix = ("png", "jpg", "bmp")[index % 3]
+                Image.new("RGB", (20 + index, 30), colour).save(folder / f"{index}.{suffix}")
+    (tmp_path / "train" / "blue" / "notes.txt").write_text("no picture")
+    return tmp_path
+
+
+def test_a_folder_of_pictures_is_read_resized_and_labelled_by_name(pictures):
+    data = ImageFolderDataModule(str(pictures), image_size=16, val_split=2, batch_size=5, ood=["near/rotated"])
+    assert (data.num_classes, data.image_shape, data.classes) == (2, (3, 16, 16), ["blue", "red"])
+    assert data.test_sets == (pictures.name, "near/rotated")
+    train, val = data.fit_sets()
+    assert (len(train), len(val)) == (10, 2)
+    for split in (train, val, data.test_dataloader()[0].dataset):
+        blue = split.images[:, 2].float().mean((1, 2)) > 200
+        red = split.images[:, 0].float().mean((1, 2)) > 200
+        assert torch.equal(blue, split.labels == 0)
+        assert torch.equal(red, split.labels == 1)
+    images, _ = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    assert images.shape == (5, 3, 16, 16)
+    assert data.transform(train.images, augment=True).shape == train.images.shape
+
+
+def test_pictures_keep_their_central_square_and_their_upright_side(tmp_path):
+    for split in ("train", "test"):
+        for name in "ab":
+            (tmp_path / split / name).mkdir(parents=True)
+            stripes = np.zeros((8, 16), dtype=np.uint8)
+            stripes[:, 4:8], stripes[:, 8:12] = 100, 200  # the central square
+            Image.fromarray(stripes).save(tmp_path / split / name / "grey.png")
+            picture = Image.fromarray(np.vstack([np.full((4, 8), 50), np.full((4, 8), 250)]).astype(np.uint8))
+            exif = picture.getexif()
+            exif[0x0112] = 3  # the camera was upside down
+            picture.save(tmp_path / split / name / "turned.png", exif=exif)
+    grey, turned = ImageFolderDataModule(str(tmp_path), image_size=8).test_dataloader()[0].dataset.images[:2]
+    assert torch.equal(grey[0], torch.tensor([100] * 4 + [200] * 4, dtype=torch.uint8).expand(8, 8))
+    assert torch.equal(grey[0], grey[2])
+    assert turned[0, 0, 0] == 250
+    assert turned[0, -1, 0] == 50
+
+
+def test_a_folder_without_pictures_or_classes_is_refused_at_construction(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no folder '.*train'; pictures are expected as .*<class>"):
+        ImageFolderDataModule(str(tmp_path))
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"no folder '.*test'"):
+        ImageFolderDataModule(str(tmp_path))
+    (tmp_path / "test").mkdir()
+    with pytest.raises(ValueError, match=r"two classes, .* has folders for \['cat'\]"):
+        ImageFolderDataModule(str(tmp_path))
+    (tmp_path / "train" / "dog").mkdir()
+    with pytest.raises(ValueError, match="image_size must be at least 1, got 0"):
+        ImageFolderDataModule(str(tmp_path), image_size=0)
+    with pytest.raises(FileNotFoundError, match="no valid file for the classes cat, dog"):
+        ImageFolderDataModule(str(tmp_path)).setup("fit")
+
+
+def test_an_unreadable_picture_is_named(pictures):
+    for name, content in (("a.png", b"no png"), ("b.jpg", (pictures / "train/red/1.jpg").read_bytes()[:300])):
+        bad = pictures / "train" / "red" / name
+        bad.write_bytes(content)
+        with pytest.raises(ValueError, match=f"cannot read the picture .*{name}"):
+            ImageFolderDataModule(str(pictures)).setup("fit")
+        bad.unlink()
+
+
+def test_a_class_that_only_the_test_split_has_is_named(pictures):
+    (pictures / "test" / "green").mkdir()
+    with pytest.raises(ValueError, match="classes without training pictures: green"):
+        ImageFolderDataModule(str(pictures)).setup("test")
+
+
+def test_pictures_that_do_not_fit_into_memory_are_refused_before_they_are_read(pictures, monkeypatch):
+    monkeypatch.setattr(ImageFolderDataModule, "memory_limit", 12 * 3 * 32 * 32 - 1)
+    with pytest.raises(ValueError, match=r"the 12 pictures of .* GiB at image_size=32.*smaller image_size"):
+        ImageFolderDataModule(str(pictures)).setup("fit")
+    ImageFolderDataModule(str(pictures), image_size=31).setup("fit")

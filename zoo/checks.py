@@ -1,0 +1,34 @@
+"""What every module refuses, with one message that names the value."""
+
+import torch
+from torch import Tensor
+
+
+def check_labelled_batch(x: Tensor, y: Tensor, image_shape: tuple[int, ...], num_classes: int) -> None:
+    """Refuse a batch that would train a classifier on nonsense.
+
+    Costs a reduction over the images and one over the labels, and on a GPU a synchronisation: there, call it
+    now and then rather than in each step.
+
+    Args:
+        x: Images ``(B, *image_shape)``.
+        y: Labels ``(B,)``, integers in ``[0, num_classes)``.
+        image_shape: The shape that the module was built for.
+        num_classes: The number of classes that the module was built for.
+
+    Raises:
+        ValueError: For another shape, NaN or infinite pixels, or labels out of range.
+    """
+    if tuple(x.shape[1:]) != tuple(image_shape):
+        raise ValueError(
+            f"images of shape {tuple(x.shape[1:])} arrived, but the module was built for {tuple(image_shape)}: "
+            "set its image_shape argument"
+        )
+    if not torch.isfinite(x.sum()):
+        images = torch.nonzero(~torch.isfinite(x).flatten(1).all(1)).flatten().tolist()
+        raise ValueError(f"NaN or infinite pixels in {len(images)} of {len(x)} images of a batch: rows {images[:5]}")
+    low, high = (int(value) for value in torch.aminmax(y))
+    if low < 0 or high >= num_classes:
+        raise ValueError(
+            f"labels from {low} to {high} arrived, but the module was built for classes 0 to {num_classes - 1}"
+        )

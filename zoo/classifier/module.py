@@ -1,0 +1,124 @@
+"""Supervised classification, the baseline."""
+
+import math
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from ..checks import check_labelled_batch
+from ..log_interval import logs_now
+from ..nets import build_network
+from .loss import classification_loss
+
+
+def warmup_cosine(step: int, warmup_steps: int, total: float) -> float:
+    """Factor of the learning rate: a linear rise over ``warmup_steps``, then a cosine down to 0 at ``total``."""
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    progress = (step - warmup_steps) / max(total - warmup_steps, 1)
+    return (1 + math.cos(math.pi * min(progress, 1.0))) / 2
+
+
+class Classifier(LightningModule):
+    """Cross-entropy training with SGD, warm-up and cosine annealing.
+
+    Batch: ``(x, y)`` with images ``(B, C, H, W)`` in [-1, 1] and integer labels ``(B,)``.
+
+    Args:
+        num_classes: Number of classes, at least 2; the command line takes it from the data.
+        image_shape: ``(channels, height, width)``; the command line takes it from the data.
+        network: Name of a class of ``zoo.nets``.
+        network_args: Further arguments of that class, for example ``{depth: 28, width: 10, norm: batch}``.
+        lr: Peak learning rate.
+        momentum: Nesterov momentum.
+        weight_decay: L2 penalty on all parameters.
+        warmup_steps: Optimiser steps of linear warm-up before the cosine annealing to zero.
+        label_smoothing: Share of the target's mass spread over all classes.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        image_shape: tuple[int, int, int] = (1, 8, 8),
+        network: str = "SmallConvNet",
+        network_args: dict[str, Any] | None = None,
+        lr: float = 0.1,
+        momentum: float = 0.9,
+        weight_decay: float = 5e-4,
+        warmup_steps: int = 0,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.image_shape = image_shape
+        self.network: Any = self.build_network()
+
+    def build_network(self) -> nn.Module:
+        """The network, with ``forward`` and ``features``; override it to train one of your own."""
+        h: Any = self.hparams
+        return build_network(h.network, self.image_shape, h.num_classes, **(h.network_args or {}))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``(B, K)`` of images ``(B, C, H, W)``."""
+        return self.network(x)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Penultimate features ``(B, D)`` of images ``(B, C, H, W)``."""
+        return self.network.features(x)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """One step of cross-entropy."""
+        x, y = batch
+        log_now = logs_now(self.trainer)
+        if log_now or batch_idx == 0 or not x.is_cuda:  # on a GPU the check would stall the queue in each step
+            check_labelled_batch(x, y, self.image_shape, self.hparams["num_classes"])
+        logits = self(x)
+        loss = classification_loss(logits, y, self.hparams["label_smoothing"])
+        if log_now:
+            self.log("train/loss", loss)
+            self.log("train/acc", (logits.argmax(1) == y).float().mean())
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Loss and accuracy on the validation set."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """Logits for the callbacks; loss and accuracy on the in-distribution set, which comes first."""
+        return {"logits": self._evaluate(batch, "test") if dataloader_idx == 0 else self(batch[0])}
+
+    def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
+        x, y = batch
+        check_labelled_batch(x, y, self.image_shape, self.hparams["num_classes"])
+        logits = self(x)
+        figures = {
+            f"{stage}/loss": classification_loss(logits, y),
+            f"{stage}/acc": (logits.argmax(1) == y).float().mean(),
+        }
+        self.log_dict(figures, batch_size=len(y), sync_dist=True, add_dataloader_idx=False, prog_bar=stage == "val")
+        return logits
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Class probabilities ``(B, K)``."""
+        x = batch if isinstance(batch, Tensor) else batch[0]
+        return self(x).softmax(1)
+
+    def configure_optimizers(self) -> Any:
+        """SGD with Nesterov momentum; warm-up, then cosine annealing over the whole run, step by step."""
+        h: Any = self.hparams
+        if self.trainer.max_epochs == -1 and self.trainer.max_steps == -1:
+            raise ValueError("max_epochs is -1 without max_steps; cosine annealing needs to know where the run ends")
+        optimizer = torch.optim.SGD(
+            self.parameters(), h.lr, momentum=h.momentum, weight_decay=h.weight_decay, nesterov=h.momentum > 0
+        )
+
+        def factor(step: int) -> float:
+            # Step 0 comes before a resumed run has its random state back, and estimated_stepping_batches creates the
+            # loader's iterator, which draws the shuffling: so the total is asked for from step 1 on only.
+            total = float(self.trainer.estimated_stepping_batches) if step else math.inf
+            return warmup_cosine(step, h.warmup_steps, total)
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,88 @@
+"""Where Langevin chains start: uniform noise, or Gaussians fitted to the classes."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Generator, Tensor
+
+
+def uniform_start(
+    count: int, image_shape: tuple[int, ...], device: torch.device, generator: Generator | None
+) -> Tensor:
+    """Images ``(count, *image_shape)`` from U(-1, 1), JEM's p0."""
+    return torch.rand(count, *image_shape, device=device, generator=generator).mul_(2).sub_(1)
+
+
+class ClassGaussians:
+    """A Gaussian with full covariance for each class: the informative initialisation of JEM++ (Yang and Ji 2021).
+
+    Args:
+        mean: ``(K, D)``.
+        factor: ``(K, D, D)``, lower-triangular Cholesky factors of the covariances.
+    """
+
+    def __init__(self, mean: Tensor, factor: Tensor) -> None:
+        self.mean = mean
+        self.factor = factor
+
+    @classmethod
+    def from_moments(cls, count: Tensor, total: Tensor, outer: Tensor) -> "ClassGaussians":
+        """Fit from sums over the training images, which add up over batches and processes.
+
+        Args:
+            count: ``(K,)`` number of images.
+            total: ``(K, D)`` sum of the images.
+            outer: ``(K, D, D)`` sum of the outer products.
+
+        Returns:
+            Gaussians with 1e-4 added to each variance.
+
+        Raises:
+            ValueError: When a class has no image.
+        """
+        if (count == 0).any():
+            missing = torch.nonzero(count == 0).flatten().tolist()
+            raise ValueError(f"no training image of classes {missing}; an informative initialisation needs one of each")
+        mean = total / count[:, None]
+        covariance = outer / count[:, None, None] - mean[:, :, None] * mean[:, None, :]
+        covariance.diagonal(dim1=1, dim2=2).add_(1e-4)
+        return cls(mean.float(), torch.linalg.cholesky(covariance).float())
+
+    def sample(self, labels: Tensor, image_shape: tuple[int, ...], generator: Generator | None) -> Tensor:
+        """Images ``(B, *image_shape)`` of these classes ``(B,)``, clamped to [-1, 1]."""
+        noise = torch.randn(len(labels), self.mean.shape[1], device=self.mean.device, generator=generator)
+        images = torch.empty_like(noise)
+        for label in labels.unique():  # one product per class: no copy of a factor for each image
+            rows = labels == label
+            images[rows] = self.mean[label] + noise[rows] @ self.factor[label].T
+        return images.clamp_(-1, 1).view(-1, *image_shape)
+
+
+def class_moments(batches: Iterable[tuple[Tensor, Tensor]], num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Count, sum and sum of outer products of each class' images, in float64.
+
+    Args:
+        batches: Of images ``(B, ...)`` and labels ``(B,)``.
+        num_classes: K.
+
+    Returns:
+        ``(K,)``, ``(K, D)`` and ``(K, D, D)``.
+
+    Raises:
+        ValueError: When there is no batch.
+    """
+    count = total = outer = None
+    for x, y in batches:
+        flat = x.flatten(1).double()
+        if count is None or total is None or outer is None:
+            count = flat.new_zeros(num_classes)
+            total = flat.new_zeros(num_classes, flat.shape[1])
+            outer = flat.new_zeros(num_classes, flat.shape[1], flat.shape[1])
+        for label in y.unique():
+            rows = flat[y == label]
+            count[label] += len(rows)
+            total[label] += rows.sum(0)
+            outer[label].addmm_(rows.T, rows)
+    if count is None or total is None or outer is None:
+        raise ValueError("no training batch; an informative initialisation needs the training images")
+    return count, total, outer

@@ -1,0 +1,394 @@
+"""JEM: a classifier whose logits are also an energy-based model of the images."""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import CombinedLoader, rank_zero_warn
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..checks import check_labelled_batch
+from ..log_interval import logs_now
+from ..nets import build_network
+from .chains import Chains
+from .initialisation import ClassGaussians, class_moments
+from .loss import (
+    conditional_generative_loss,
+    energy_penalty,
+    generative_loss,
+    log_density,
+    log_odds_of_error,
+)
+from .recovery import Recovery, Rungs, diverged
+from .schedule import learning_rate_factor
+
+
+class JEM(LightningModule):
+    """Joint energy-based model (Grathwohl et al. 2020): maximises ``log p(x) + log p(y|x)``.
+
+    Batch: ``{"labelled": (x, y), "unlabelled": x}``, two different minibatches as in the official run, or ``(x, y)``:
+    then one half of it serves p(x) and the other p(y|x), unless ``shared_batch``. Images ``(B, C, H, W)`` in [-1, 1].
+
+    The replay memory belongs to its process: ``memory_size`` slots are shared out over the processes, the checkpoint
+    holds all of them, and a resume with another number of processes shares them out anew.
+
+    Args:
+        num_classes: Number of classes; the command line takes it from the data.
+        image_shape: ``(channels, height, width)``; the command line takes it from the data.
+        network: Name of a class of ``zoo.nets``.
+        network_args: Further arguments of that class.
+        weight_px: Weight of ``-log p(x)``.
+        weight_pyx: Weight of ``-log p(y|x)``, the cross-entropy.
+        weight_pxy: Weight of ``-log p(x|y)``.
+        shared_batch: Use all of an ``(x, y)`` batch for every term: a third less work, another gradient.
+        class_conditional: Draw a label for each chain and ascend ``f(x)[y]``; the memory is partitioned by class.
+        sgld_steps: Steps of each chain in one training step.
+        step_size: Factor of the gradient in a step.
+        noise_std: Standard deviation of the noise in a step.
+        gradient_clip: Clamp the chain's gradient elementwise; 1 is the proximal SGLD of JEM++.
+        clamp_samples: Clamp the chain to [-1, 1] after each step, as JEM++ does.
+        memory_size: Slots of the replay memory over all processes; 0 starts every chain anew.
+        reinit_probability: Probability that a chain starts anew.
+        initialisation: Where chains start: ``uniform`` noise, or ``informative`` class Gaussians (JEM++), fitted to one
+            pass over the training batches. Batch normalisation is allowed with the latter only.
+        dequantisation_std: Standard deviation of the noise added to training images, in units of [-1, 1].
+        penalty: Weight of the energy penalty.
+        chain_precision: Precision of the network inside the chains; their state stays float32.
+        optimizer: ``adam`` or ``sgd`` with momentum 0.9.
+        lr: Learning rate after warm-up.
+        weight_decay: L2 penalty.
+        warmup_steps: Steps of linear warm-up from 0.
+        decay_epochs: Epochs at whose start the learning rate is multiplied by ``decay_rate``.
+        decay_rate: See ``decay_epochs``.
+        max_energy_gap: Widest ``|mean LSE(data) - mean LSE(samples)|`` in nats that is not yet divergence.
+        max_out_of_range: Largest share of sample pixels beyond 3 that is not yet divergence.
+        max_recoveries: Recoveries from divergence before training gives up.
+        snapshot_every_n_steps: Steps between the good states that a recovery returns to.
+
+    Raises:
+        ValueError: For batch normalisation with uniform starts, or both sampling modes on one memory.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        image_shape: tuple[int, int, int] = (3, 32, 32),
+        network: str = "WideResNet",
+        network_args: dict[str, Any] | None = None,
+        weight_px: float = 1.0,
+        weight_pyx: float = 1.0,
+        weight_pxy: float = 0.0,
+        shared_batch: bool = False,
+        class_conditional: bool = False,
+        sgld_steps: int = 20,
+        step_size: float = 1.0,
+        noise_std: float = 0.01,
+        gradient_clip: float | None = None,
+        clamp_samples: bool = False,
+        memory_size: int = 10000,
+        reinit_probability: float = 0.05,
+        initialisation: Literal["uniform", "informative"] = "uniform",
+        dequantisation_std: float = 0.03,
+        penalty: float = 0.0,
+        chain_precision: Literal["float32", "bfloat16"] = "float32",
+        optimizer: Literal["adam", "sgd"] = "adam",
+        lr: float = 1e-4,
+        weight_decay: float = 0.0,
+        warmup_steps: int = 1000,
+        decay_epochs: list[int] = [160, 180],  # noqa: B006  the help shows it; it is never changed
+        decay_rate: float = 0.3,
+        max_energy_gap: float = 1e3,
+        max_out_of_range: float = 0.1,
+        max_recoveries: int = 5,
+        snapshot_every_n_steps: int = 500,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.image_shape = image_shape
+        self.network: Any = self.build_network()
+        self._batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.network.modules())
+        if self._batch_norm and initialisation == "uniform":
+            raise ValueError("batch normalisation in the network needs initialisation='informative', not 'uniform'")
+        if weight_px == 0 and weight_pxy == 0:
+            raise ValueError("weight_px and weight_pxy are both 0, which leaves no generative term: use Classifier")
+        if weight_px > 0 and weight_pxy > 0 and not class_conditional:
+            raise ValueError(
+                f"weight_px={weight_px} and weight_pxy={weight_pxy} mix unconditional and conditional chains in one "
+                "memory; set class_conditional=True, or one of the weights to 0"
+            )
+        self.recovery = Recovery()
+        self._restored: dict[str, Tensor] = {}
+        self.chains = Chains(
+            self.image_shape,
+            num_classes,
+            step_size,
+            noise_std,
+            gradient_clip,
+            (-1.0, 1.0) if clamp_samples else None,
+            reinit_probability,
+            torch.bfloat16 if chain_precision == "bfloat16" else torch.float32,
+        )
+
+    def build_network(self) -> nn.Module:
+        """The network, with ``forward`` and ``features``; override it to train one of your own."""
+        h: Any = self.hparams
+        return build_network(h.network, self.image_shape, h.num_classes, **(h.network_args or {}))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``f(x)`` of shape ``(B, K)`` for images ``(B, C, H, W)``."""
+        return self.network(x)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Penultimate features ``(B, D)``."""
+        return self.network.features(x)
+
+    def ood_scores(self, x: Tensor) -> dict[str, Tensor]:
+        """The three scores of the paper's section 5.3, turned so that larger is more out-of-distribution.
+
+        Args:
+            x: Images ``(B, C, H, W)``.
+
+        Returns:
+            ``log_density``: ``-log p(x)``; ``max_probability``: the log-odds that ``max p(y|x)`` is wrong;
+            ``approximate_mass``: the norm of the gradient of ``log p(x)`` in x. Each ``(B,)``.
+        """
+
+        def total(images: Tensor) -> tuple[Tensor, Tensor]:
+            logits = self(images)
+            return log_density(logits).sum(), logits
+
+        gradient, logits = torch.func.grad(total, has_aux=True)(x)
+        return {
+            "log_density": -log_density(logits),
+            "max_probability": log_odds_of_error(logits),
+            "approximate_mass": gradient.flatten(1).norm(dim=1),
+        }
+
+    def sample(self, n: int, label: int | None = None, steps: int | None = None) -> Tensor:
+        """Draw images: chains from the replay memory, run a little further; the memory stays as it is.
+
+        With a label the chains ascend ``f(x)[label]`` from memory images that the network gives that label. What the
+        memory cannot supply starts anew and runs for as long as an average chain lives. Uses the global random state.
+
+        Args:
+            n: Number of images, at least 1.
+            label: A class, or None for samples of p(x).
+            steps: SGLD steps, by default those of a training step.
+
+        Returns:
+            ``(n, C, H, W)`` in [0, 1], without gradient.
+
+        Raises:
+            ValueError: When n is not positive or the label is out of range.
+        """
+        h: Any = self.hparams
+        if n < 1 or (label is not None and not 0 <= label < h.num_classes):
+            raise ValueError(f"sample got n={n} and label={label}; expected n >= 1 and a label below {h.num_classes}")
+        labels = None if label is None else torch.full((n,), label, device=self.device)
+        with torch.no_grad():
+            partitioned = h.class_conditional or h.weight_pxy > 0
+            x = self.chains.stored(self.network, self._restored.get("memory"), label, partitioned)
+            x = x[torch.randperm(len(x))[:n].to(x.device)].to(self.device)
+            if missing := n - len(x):
+                fresh_labels = None if labels is None else labels[:missing]
+                visits = round(1 / max(h.reinit_probability, 0.05))  # of a slot before it starts anew
+                fresh = self.chains.start(missing, fresh_labels, self.device, None)
+                x = torch.cat([x, self.chains.run(self.network, fresh, fresh_labels, h.sgld_steps * visits, None)])
+            x = self.chains.run(self.network, x, labels, h.sgld_steps if steps is None else steps, None)
+            return x.add_(1).div_(2).clamp_(0, 1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """One step: run the chains, then one backward through all terms; recover where it diverged."""
+        x_p, x_l, y_l = self._minibatches(batch)
+        check_labelled_batch(x_l, y_l, self.image_shape, self.hparams["num_classes"])
+        if not torch.isfinite(x_p.sum()):
+            raise ValueError("NaN or infinite pixels in a batch of unlabelled images")
+        while True:
+            loss, gap, parts, samples, slots = self._losses(x_p, x_l, y_l)
+            bad = diverged(loss, gap, samples, self.hparams["max_energy_gap"], self.hparams["max_out_of_range"])
+            if not self.trainer.strategy.reduce_boolean_decision(bool(bad), all=False):  # all ranks, or none
+                break
+            self._recover(float(loss.detach()), float(gap))
+        if slots is not None:
+            self.chains.write(slots, samples)
+        if logs_now(self.trainer):
+            outside = (samples.abs() > 1).float().mean()
+            parts |= {"train/loss": loss, "train/energy_gap": gap, "train/out_of_range": outside}
+            self.log_dict({**parts, "train/recoveries": float(self.recovery.count)})
+        return loss
+
+    def _minibatches(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """``x_p``, and ``(x_l, y_l)``, with dequantisation noise; one tensor serves as both if the batch is shared."""
+        if isinstance(batch, dict):
+            x_p, (x_l, y_l) = batch["unlabelled"], batch["labelled"]
+        elif self.hparams["shared_batch"] or len(batch[0]) < 2:
+            (x_l, y_l), x_p = batch, batch[0]
+        else:
+            x, y = batch
+            half = len(x) // 2
+            x_p, x_l, y_l = x[:half], x[half:], y[half:]
+        shared = x_p is x_l
+        x_l = self._dequantise(x_l)
+        return (x_l if shared else self._dequantise(x_p)), x_l, y_l
+
+    def _dequantise(self, x: Tensor) -> Tensor:
+        noise = torch.empty_like(x).normal_(generator=self.chains.generator)
+        return x.add(noise, alpha=self.hparams["dequantisation_std"])
+
+    def _losses(
+        self, x_p: Tensor, x_l: Tensor, y_l: Tensor
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor], Tensor, Tensor | None]:
+        """The weighted loss, the energy gap, the loss' parts, the chains' ends and their slots."""
+        h: Any = self.hparams
+        if h.weight_pxy > 0:
+            labels: Tensor | None = y_l
+            x_p = x_l
+        elif h.class_conditional:
+            labels = torch.randint(h.num_classes, (len(x_p),), device=self.device, generator=self.chains.generator)
+        else:
+            labels = None
+        samples, slots = self.chains.draw(self.network, len(x_p), labels, h.sgld_steps * self.recovery.rungs.steps)
+        f_p, f_q, f_l = self._logits(x_p, samples.to(x_p.dtype), x_l)
+        parts: dict[str, Tensor] = {}
+        loss = f_l.new_zeros((), dtype=torch.float32)
+        if h.weight_px > 0:
+            parts["train/px"] = generative_loss(f_p, f_q)
+            loss = loss + h.weight_px * parts["train/px"]
+        if h.weight_pyx > 0:
+            parts["train/pyx"] = functional.cross_entropy(f_l.float(), y_l)
+            loss = loss + h.weight_pyx * parts["train/pyx"]
+        if h.weight_pxy > 0:
+            parts["train/pxy"] = conditional_generative_loss(f_l, f_q, y_l)
+            loss = loss + h.weight_pxy * parts["train/pxy"]
+        penalty = h.penalty + self.recovery.rungs.penalty
+        if penalty > 0:
+            loss = loss + penalty * energy_penalty(f_p, f_q)
+        with torch.no_grad():
+            gap = -generative_loss(f_p, f_q)
+            parts["train/log_density"] = log_density(f_p).mean()
+            parts["train/acc"] = (f_l.argmax(1) == y_l).float().mean()
+        return loss, gap, parts, samples, slots
+
+    def _logits(self, x_p: Tensor, x_q: Tensor, x_l: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of data, samples and labelled data: one pass unless batch statistics forbid it; none twice."""
+        if self._batch_norm:
+            f_p, f_q = self(x_p), self(x_q)
+            return f_p, f_q, (f_p if x_l is x_p else self(x_l))
+        if x_l is x_p:
+            f_p, f_q = self(torch.cat([x_p, x_q])).split([len(x_p), len(x_q)])
+            return f_p, f_q, f_p
+        f_p, f_q, f_l = self(torch.cat([x_p, x_q, x_l])).split([len(x_p), len(x_q), len(x_l)])
+        return f_p, f_q, f_l
+
+    def _recover(self, loss: float, gap: float) -> None:
+        """Return to the last good weights and memory with another seed and the next rung."""
+        limit = self.hparams["max_recoveries"]
+        what = f"JEM diverged at step {self.global_step} (loss {loss:.4g}, energy gap {gap:.4g})"
+        if self.recovery.count >= limit:
+            raise RuntimeError(
+                f"{what} and has recovered {limit} times already (max_recoveries). Lower lr, raise sgld_steps, set "
+                "penalty to 0.1, or use gradient_clip=1 with clamp_samples; the last checkpoint is untouched"
+            )
+        self.recovery.go_back(self.network, self.trainer.optimizers[0], self.chains.images)
+        self._seed_chains(self.recovery.count)
+        rank_zero_warn(f"{what}: recovery {self.recovery.count} of at most {limit}, now with {self.recovery.rungs}")
+
+    def report_notes(self) -> dict[str, str | float]:
+        """What a report should say about this run: recoveries and the rungs they led to."""
+        changed = {f"{name} after recoveries": value for name, value in self.recovery.rungs._asdict().items()}
+        return {"recoveries from divergence": self.recovery.count} | (changed if self.recovery.count else {})
+
+    def _seed_chains(self, salt: int) -> None:
+        """A random sequence of its own for each rank, so that no two ranks draw the same noise."""
+        self.chains.seed(torch.initial_seed() + 1_000_003 * salt + 7919 * (self.global_rank + 1), self.device)
+
+    def on_train_start(self) -> None:
+        """Allocate or restore this process' share of the memory and its random state."""
+        world = self.trainer.world_size
+        h: Any = self.hparams
+        if h.memory_size % (h.num_classes * world):
+            raise ValueError(
+                f"memory_size is {h.memory_size}; expected a multiple of {h.num_classes} classes x {world} processes"
+            )
+        self._seed_chains(0)
+        self.chains.restore(self._restored, world, self.global_rank, self.device)
+        self._restored = {}
+        if h.initialisation == "informative" and self.chains.gaussians is None:
+            self.chains.gaussians = self._fit_gaussians()
+        if h.memory_size and self.chains.memory is None:
+            self.chains.fill_memory(h.memory_size // world, self.device)
+        self.recovery.take_snapshot(self.network, self.trainer.optimizers[0], self.chains.images)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Keep a good state to return to."""
+        if self.global_step % self.hparams["snapshot_every_n_steps"] == 0:
+            self.recovery.take_snapshot(self.network, self.trainer.optimizers[0], self.chains.images)
+
+    def _fit_gaussians(self) -> ClassGaussians:
+        """Class Gaussians from one pass over the training batches, the same on all ranks."""
+
+        def batches() -> Iterator[tuple[Tensor, Tensor]]:
+            for batch, _, _ in CombinedLoader(self.trainer.train_dataloader, "max_size_cycle"):
+                moved = self.trainer.strategy.batch_to_device(batch, self.device)
+                yield moved["labelled"] if isinstance(moved, dict) else moved
+
+        moments = class_moments(batches(), self.hparams["num_classes"])
+        return ClassGaussians.from_moments(*(self.trainer.strategy.reduce(m, reduce_op="sum") for m in moments))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the memories and random states of all ranks, the Gaussians, and what recoveries changed."""
+        # Loaded and not trained since: what was loaded is the state.
+        state = self._restored or self.chains.state(self.all_gather, self.trainer.world_size)
+        checkpoint["jem"] = {"recoveries": self.recovery.count, "rungs": list(self.recovery.rungs), **state}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what the checkpoint holds until training starts, or until someone samples."""
+        state = dict(checkpoint.get("jem", {}))
+        self.recovery.count = state.pop("recoveries", 0)
+        self.recovery.rungs = Rungs(*state.pop("rungs", ()))
+        self._restored = state
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Cross-entropy and accuracy, on images without dequantisation noise."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """Logits for the callbacks; loss and accuracy on the in-distribution set, which comes first."""
+        return {"logits": self._evaluate(batch, "test") if dataloader_idx == 0 else self(batch[0])}
+
+    def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
+        x, y = batch
+        check_labelled_batch(x, y, self.image_shape, self.hparams["num_classes"])
+        logits = self(x)
+        figures = {
+            f"{stage}/loss": functional.cross_entropy(logits.float(), y),
+            f"{stage}/acc": (logits.argmax(1) == y).float().mean(),
+            f"{stage}/log_density": log_density(logits).mean(),
+        }
+        self.log_dict(figures, batch_size=len(y), sync_dist=True, add_dataloader_idx=False, prog_bar=stage == "val")
+        return logits
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Class probabilities ``(B, K)``."""
+        return self(batch if isinstance(batch, Tensor) else batch[0]).softmax(1)
+
+    def configure_optimizers(self) -> Any:
+        """Adam, or SGD with momentum, with warm-up and decay that are stepped with the optimiser."""
+        h: Any = self.hparams
+        if h.optimizer == "sgd":
+            optimizer: torch.optim.Optimizer = torch.optim.SGD(
+                self.parameters(), h.lr, momentum=0.9, weight_decay=h.weight_decay
+            )
+        else:
+            optimizer = torch.optim.Adam(self.parameters(), h.lr, weight_decay=h.weight_decay)
+
+        def factor(step: int) -> float:
+            batches = self.trainer.num_training_batches  # infinite until the loaders are set up
+            epoch = int(step * self.trainer.accumulate_grad_batches // max(batches, 1))
+            rate = learning_rate_factor(step, epoch, h.warmup_steps, h.decay_epochs, h.decay_rate)
+            return rate * self.recovery.rungs.learning_rate
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,19 @@
+"""When a training step logs."""
+
+from typing import Any
+
+
+def logs_now(trainer: Any) -> bool:
+    """Whether this is one of the trainer's every n-th steps, whose figures loggers keep.
+
+    A logged key costs 0.3 ms in each step, whether or not a logger takes it: so modules ask first. For modules with one
+    optimiser; ``global_step`` counts the steps of all optimisers.
+
+    Args:
+        trainer: The Lightning trainer.
+
+    Returns:
+        True on the steps n - 1, 2 n - 1, ... for ``log_every_n_steps`` n; never when that is 0.
+    """
+    every = trainer.log_every_n_steps
+    return bool(every) and (trainer.global_step + 1) % every == 0
