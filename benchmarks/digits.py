@@ -23,16 +23,17 @@ from .frame import print_machine
 MODELS = ("JEM", "Classifier")
 
 
-def run(model: str, seed: int, folder: Path) -> dict[str, Any]:
-    """Train one model by its recipe, test its last weights, and return the record of the run.
+def run(model: str, seed: int, folder: Path, *overrides: str) -> tuple[dict[str, Any], L.LightningModule]:
+    """Train one model by its recipe, test its last weights, and return the record of the run and the module.
 
     Args:
         model: Name of a class of the zoo.
         seed: Seed of everything.
         folder: Where all files of the run go.
+        overrides: Further arguments of the command line.
 
     Returns:
-        The content of the run's ``report.json``.
+        The content of the run's ``report.json``, and the trained module.
     """
     loggers = [
         {"class_path": "CSVLogger", "init_args": {"save_dir": str(folder), "name": "", "version": ""}},
@@ -41,10 +42,11 @@ def run(model: str, seed: int, folder: Path) -> dict[str, Any]:
             "init_args": {"save_dir": str(folder), "project": "zoo-digits", "name": folder.name, "offline": True},
         },
     ]
-    command = ["fit", "--model", model, f"--seed_everything={seed}", f"--trainer.default_root_dir={folder}"]
-    print(f"\npython train.py {' '.join(command[:4])}", flush=True)
+    command = ["fit", "--model", model, f"--seed_everything={seed}", *overrides]
+    print(f"\npython train.py {' '.join(command)}", flush=True)
     start = time.perf_counter()
-    cli = train([*command, f"--trainer.logger={json.dumps(loggers)}"])
+    places = [f"--trainer.default_root_dir={folder}", f"--trainer.logger={json.dumps(loggers)}"]
+    cli = train([*command, *places])
     trainer: L.Trainer = cli.trainer
     trained = time.perf_counter()
     trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path="last", verbose=False)
@@ -52,7 +54,7 @@ def run(model: str, seed: int, folder: Path) -> dict[str, Any]:
         if isinstance(logger, WandbLogger):
             logger.experiment.finish()  # else the next W&B logger of this process would go on with this run
     print(f"{model}: trained in {trained - start:.0f} s, judged in {time.perf_counter() - trained:.0f} s")
-    return load_record(folder)
+    return load_record(folder), cli.model
 
 
 def spread(values: list[float | None], digits: int = 4) -> str:
@@ -112,7 +114,7 @@ def main() -> None:
     for seed in arguments.seeds:
         for model in MODELS:
             name = model.lower() if len(arguments.seeds) == 1 else f"{model.lower()}_seed{seed}"
-            records[model].append(run(model, seed, arguments.folder / name))
+            records[model].append(run(model, seed, arguments.folder / name)[0])
     report = arguments.folder / "report.html"
     report.write_text(render([runs[0] for runs in records.values()]), encoding="utf-8")
     print()

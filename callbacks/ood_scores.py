@@ -62,8 +62,7 @@ def odin(
 ) -> Tensor:
     """`msp` at a high temperature after a small step of the input towards its predicted class.
 
-    Liang, Li & Srikant 2018. ``torch.func.grad`` makes it right in inference mode, and leaves no gradient in
-    the weights.
+    Liang, Li & Srikant 2018. Right in inference mode too, and leaves no gradient in the weights.
 
     Args:
         forward: (B, ...) inputs to (B, K) logits, each sample on its own.
@@ -81,7 +80,9 @@ def odin(
         # sum of -log p of the predicted class
         return -(logits / temperature).log_softmax(dim=1).amax(dim=1).sum()
 
-    step = epsilon * torch.func.grad(loss)(x).sign()
+    # before torch 2.12, torch.func.grad silently gives zeros in inference mode
+    with torch.inference_mode(False), torch.no_grad():
+        step = epsilon * torch.func.grad(loss)(x).sign()
     return msp(forward(x - step).detach().cpu().double() / temperature)
 
 

@@ -81,6 +81,7 @@ class ImageDataModule(LightningDataModule):
             TypeError: A subclass does not describe its images.
         """
         super().__init__()
+        self.save_hyperparameters(logger=False)  # for reports; modules log theirs, and may have a batch_size too
         if self.source is not None:
             self.name, self.num_classes = self.source.name, self.source.num_classes
             self.image_shape = self.source.image_shape

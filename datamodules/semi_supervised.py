@@ -38,6 +38,8 @@ class SemiSupervisedDataModule(LightningDataModule):
         if labels_per_class is not None and labels_per_class < 1:
             raise ValueError(f"labels_per_class must be at least 1 or None, got {labels_per_class}")
         self.data, self.labels_per_class, self.seed = data, labels_per_class, seed
+        wrapped = {"class_path": type(data).__name__, **data.hparams}
+        self.save_hyperparameters({"data": wrapped, "labels_per_class": labels_per_class, "seed": seed}, logger=False)
 
     @property
     def num_classes(self) -> int:

@@ -6,7 +6,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the same on every machine; CUDA_VISIBLE_DEVICES=0 lets a GPU in
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # as in the Makefile; and a forked process must not inherit a thread pool
 os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
 if str(ROOT) not in sys.path:

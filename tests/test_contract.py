@@ -258,7 +258,7 @@ def test_the_command_line_knows_the_module_its_recipe_and_its_arguments(conf, ca
     with pytest.raises(SystemExit) as end:
         train.main(["fit", "--model", name, "--print_config"])
     assert end.value.code == 0
-    assert yaml.safe_load(capsys.readouterr().out)["model"]["class_path"] == f"zoo.{name}"
+    assert yaml.safe_load(capsys.readouterr().out)["model"]["class_path"] == name
     with pytest.raises(SystemExit) as end:
         train.main(["fit", f"--model.help={name}"])
     assert end.value.code == 0

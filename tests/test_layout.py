@@ -81,6 +81,11 @@ def test_nothing_else_lies_at_the_top_level():
     assert {line.partition("/")[0] for line in listed.stdout.splitlines()} <= TOP_LEVEL
 
 
+def test_nothing_but_three_shared_files_lies_beside_the_papers():
+    found = {path.name for path in (ROOT / "zoo").iterdir() if path.name != "__pycache__"}
+    assert found == {"__init__.py", "py.typed", "nets", "checks.py", "cli.py", "log_interval.py", *PAPERS}
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_each_package_is_marked_as_typed(package):
     assert (ROOT / package / "py.typed").exists()
@@ -115,7 +120,8 @@ class TestPaper:
 
     def test_its_test_configuration_names_a_module_of_this_folder(self, paper):
         conf = yaml.safe_load((ROOT / "tests" / "conf" / f"{paper}.yaml").read_text())
-        name = conf["model"]["class_path"]
+        package, _, name = conf["model"]["class_path"].partition(".")
+        assert package == "zoo"
         assert name in zoo.__all__
         assert getattr(zoo, name).__module__.startswith(f"zoo.{paper}.")
         assert "noise" in conf["contract"]
@@ -160,6 +166,12 @@ def test_every_shipped_configuration_is_accepted_without_its_data(config, capsys
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["model"]["class_path"].startswith("zoo.")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_shipped_configuration_spells_our_classes_out_because_a_users_may_have_the_same_names(config):
+    short = {*zoo.__all__, *datamodules.__all__, *callbacks.__all__}
+    assert not short & set(re.findall(r"class_path: *([\w.]+)", (ROOT / config).read_text()))
 
 
 def test_no_file_names_a_place_of_one_machine():

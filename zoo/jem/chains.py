@@ -179,4 +179,5 @@ class Chains:
         if "mean" in state:
             self.gaussians = ClassGaussians(state["mean"].to(device), state["factor"].to(device))
         if len(state.get("generators", ())) == world_size:
-            self.generator.set_state(state["generators"][rank].cpu().contiguous())
+            # A copy: torch reads the state from the start of its storage, where another rank's may lie.
+            self.generator.set_state(state["generators"][rank].cpu().clone())

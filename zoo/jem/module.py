@@ -159,7 +159,9 @@ class JEM(LightningModule):
             logits = self(images)
             return log_density(logits).sum(), logits
 
-        gradient, logits = torch.func.grad(total, has_aux=True)(x)
+        # before torch 2.12, torch.func.grad silently gives zeros in inference mode
+        with torch.inference_mode(False), torch.no_grad():
+            gradient, logits = torch.func.grad(total, has_aux=True)(x)
         return {
             "log_density": -log_density(logits),
             "max_probability": log_odds_of_error(logits),

@@ -7,7 +7,8 @@ class SmallConvNet(nn.Module):
     """Four 3x3 convolutions with SiLU, two of them with stride 2, averaged to 2x2.
 
     No normalisation: the logits of an image depend on that image alone, as an energy needs. SiLU because a smooth
-    energy lets Langevin chains take larger steps before they diverge.
+    energy lets Langevin chains take larger steps before they diverge. He et al.'s initialisation, because PyTorch's
+    lets the signal fade through layers without normalisation: training then begins with epochs on a plateau.
 
     Args:
         image_shape: ``(channels, height, width)``.
@@ -22,6 +23,10 @@ class SmallConvNet(nn.Module):
         for inputs, outputs, stride in zip(widths, widths[1:], (1, 2, 1, 2), strict=False):
             layers += [nn.Conv2d(inputs, outputs, 3, stride, padding=1), nn.SiLU()]
         self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten())
+        for layer in self.body:
+            if isinstance(layer, nn.Conv2d) and layer.bias is not None:
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
         self.head = nn.Linear(4 * widths[-1], num_classes)
 
     def features(self, x: Tensor) -> Tensor:

@@ -1,0 +1,231 @@
+"""What the command line needs beside Lightning's own: errors in one line, the saved configuration, checkpoints."""
+
+import difflib
+import functools
+import inspect
+import json
+import os
+import pickle
+import re
+import sys
+import traceback
+from argparse import ArgumentError
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+FROM_DATA = ("num_classes", "image_shape")  # the module's arguments that the data decide
+CONFIG_KEY = "command_line_config"  # where a checkpoint keeps the configuration that it was trained with
+IN_FILE = " (the configuration file): "
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+# An error that one of these modules raises by a `raise` of its own was written for whoever gives the input.
+SPEAKS_TO_THE_USER = r"(zoo|datamodules|callbacks|lightning\.pytorch\.trainer\.connectors)\b"
+
+
+class Parser(LightningArgumentParser):
+    """Names the file of a bad configuration, and what an unknown argument may have meant."""
+
+    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Parse a configuration file."""
+        try:
+            return super().parse_path(path, *args, **kwargs)
+        except ArgumentError as error:
+            raise ArgumentError(None, f"{path}{IN_FILE}{error.message}") from error
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise an ``ArgumentError``."""
+        if unknown := re.match(r"unrecognized arguments: --([\w.]+)", message):
+            options = [*getattr(ex, "subcommand_parser", self).get_defaults().keys()]
+            message = f"--{unknown[1]}: no such argument{suggestion(unknown[1], options)}"
+        super().error(message, ex)
+
+
+class SaveConfig(SaveConfigCallback):
+    """Puts the configuration into every logger, into a file in each logger's own folder, and every checkpoint."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Log and write it; never into a folder shared by runs, where a user's own file may have this name."""
+        for logger in trainer.loggers:
+            logger.log_hyperparams({"config": self._as_dict})
+            if logger.log_dir:
+                Path(logger.log_dir).mkdir(parents=True, exist_ok=True)
+                Path(logger.log_dir, self.config_filename).write_text(self._dump("yaml"), encoding="utf-8")
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep it in the checkpoint, for the data that the checkpoint was trained on."""
+        checkpoint[CONFIG_KEY] = self._as_dict
+
+    @functools.cached_property
+    def _as_dict(self) -> dict[str, Any]:
+        return json.loads(self._dump("json"))
+
+    def _dump(self, form: str) -> str:
+        return self.parser.dump(self.config, skip_none=False, format=form)
+
+
+def spell_out(args: list[str], names: Mapping[str, Mapping[str, str]]) -> tuple[list[str], dict[str, str]]:
+    """Replace short names of classes: some class of a user's may have the same name.
+
+    Args:
+        args: The command line.
+        names: For each argument that takes a class, the import paths of the short names.
+
+    Returns:
+        The new command line, and its flags with their values.
+    """
+    args, flags = list(args), {}
+    for i, arg in enumerate(args):
+        flag, equals, value = arg.partition("=")
+        value = value if equals else "".join(args[i + 1 : i + 2])
+        if full := names.get(flag.removeprefix("--").removesuffix(".help"), {}).get(value):
+            value = full
+            args[i if equals else i + 1] = f"{flag}={full}" if equals else full
+        if flag.startswith("-"):
+            flags[flag] = value
+    return args, flags
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def read_checkpoint(path: str | None) -> dict[str, Any]:
+    """Read a local file that Lightning saved, without loading its tensors into memory.
+
+    Returns:
+        Its content; nothing where there is no path, or one that is for Lightning to find, such as ``last``.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is something else, or damaged.
+    """
+    if not path or re.match(r"(last|best|hpc)$|registry|\w+://", path):
+        return {}
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"--ckpt_path {path}: no such file; expected a checkpoint of `train.py fit`")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, ValueError, EOFError, KeyError, OSError, pickle.UnpicklingError) as error:
+        what = "damaged, or not a checkpoint of Lightning with tensors and plain values only"
+        raise ValueError(f"--ckpt_path {path}: {what}") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise ValueError(f"--ckpt_path {path}: holds no `state_dict`; expected a checkpoint that Lightning saved")
+    return checkpoint
+
+
+def trained_arguments(path: str | None, wanted: str, flags: Collection[str]) -> dict[str, Any]:
+    """The constructor arguments that the module in a checkpoint was trained with.
+
+    Args:
+        path: The checkpoint.
+        wanted: Import path of the class that the command line asks for.
+        flags: The flags of the command line.
+
+    Raises:
+        ValueError: The checkpoint is one of another class, or a flag asks for another value.
+    """
+    arguments = {k: v for k, v in read_checkpoint(path).get("hyper_parameters", {}).items() if k != "_instantiator"}
+    saved = arguments.pop("_class_path", None)
+    if saved not in (None, wanted):
+        raise ValueError(f"{path} is a checkpoint of {saved}, but --model asks for {wanted}")
+    if saved is None and (foreign := arguments.keys() - parameters(wanted)):  # saved from Python
+        strange = ", ".join(sorted(foreign))
+        raise ValueError(f"{path} is a checkpoint of another class than {wanted}, which takes no {strange}")
+    for flag in flags:
+        if (option := re.match(r"--model\.(?:init_args\.)?(\w+)", flag)) and option[1] in arguments:
+            raise ValueError(f"{flag} would be ignored: {path} brings its own {option[1]}; change it in Python")
+    return arguments
+
+
+def check_data(trained: Mapping[str, Any], data: object) -> None:
+    """Refuse data of another kind than a checkpoint's, which a fully convolutional network would accept.
+
+    Raises:
+        ValueError: The data have other classes or another shape than the arguments that the module was trained with.
+    """
+    for name in FROM_DATA:
+        then, now = trained.get(name), getattr(data, name, None)
+        if None not in (then, now) and json.dumps(then) != json.dumps(now):
+            raise ValueError(f"the checkpoint was trained with {name}={then}, but the data have {now}: set --data")
+
+
+def parameters(class_path: str) -> set[str]:
+    """Names of the arguments of a class's constructor, and of its bases', to which it may pass them on."""
+    module, _, name = class_path.rpartition(".")
+    signatures = [inspect.signature(base).parameters for base in getattr(sys.modules[module], name).__mro__[:-1]]
+    return {name for each in signatures for name, found in each.items() if found.kind not in VARIADIC}
+
+
+# ---------------------------------------------------------------- errors
+
+
+def explain(error: BaseException, known: Mapping[str, Collection[str]]) -> tuple[int, str] | None:
+    """The exit status and one line for an error in the input.
+
+    Args:
+        error: What was raised.
+        known: For each argument that takes a class, the names of the classes.
+
+    Returns:
+        2 for the command line, 1 for what goes wrong later; None for a bug, and where the user wants a traceback.
+    """
+    if os.environ.get("ZOO_DEBUG"):
+        return None
+    if isinstance(error, ArgumentError):
+        return 2, in_one_line(error.message, known)
+    cause: BaseException | None = error
+    while cause:  # jsonargparse wraps an error of a constructor in its own
+        if message := explanation(cause):
+            return 1, message
+        cause = cause.__cause__
+    return None
+
+
+def explanation(error: BaseException) -> str | None:
+    """The message, if somebody wrote it for whoever gives the input."""
+    if isinstance(error, OSError) and error.filename:
+        return f"cannot use {error.filename}: {error.strerror}"
+    if str(error).startswith("Error(s) in loading state_dict"):
+        return "the checkpoint does not fit the module: " + "; ".join(map(str.strip, str(error).splitlines()[:3]))
+    if isinstance(error, OSError | MisconfigurationException):
+        return str(error)
+    module = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)][-1]
+    raised = (traceback.extract_tb(error.__traceback__)[-1].line or "").startswith("raise ")
+    return str(error) if raised and re.match(SPEAKS_TO_THE_USER, module) else None
+
+
+def in_one_line(message: str, known: Mapping[str, Collection[str]]) -> str:
+    """The essence of a message of jsonargparse: which argument, where, what was expected, what came."""
+    where, _, message = message.rpartition(IN_FILE)
+    where = f"{where}: " if where else ""
+    message = re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.(?=\w)", r"\1", message)
+    message = re.sub(r"\b(?:fit|validate|test|predict)\.(?=data|model)", "--", message)
+    keys = re.findall(r'Parser key "([^"]+)":', message)
+    inner = message[message.rfind("Parser key") :] if keys else message
+    expected = re.findall(r"Expected an? (?!NoneType|path but|dot import)(\w+(?:\[.*\])?)", inner)
+    errors = re.findall(r"Errors:\s+- (.+)", inner)
+    given = re.search(r"(?:Given|Got) value: (.{1,80})", inner)
+    if option := re.search(r"given class_path '([^']+)':\s+Option '(\w+)' is not accepted", inner):
+        keys.append(option[2])
+        essence = f"{option[1]} takes no such argument{suggestion(option[2], parameters(option[1]))}"
+    elif name := re.search(r"Expected a dot import path string: (\S+)", inner):
+        essence = f"no such class: {name[1]}{suggestion(name[1], known.get(keys[-1], ()))}"
+    elif problem := re.search(r"given class_path '([^']+)':\s+(.+)", inner):
+        essence = f"{problem[1]}: {problem[2]}"
+    elif given and (expected or errors):
+        essence = f"expected {' or '.join(dict.fromkeys(expected))}" if expected else errors[0]
+        essence += f", got {given[1]}"
+    else:
+        essence = " ".join(re.sub(r'Parser key "[^"]+":|"<unicode string>",', "", inner).split())
+    return f"{where}--{'.'.join(keys)}: {essence}" if keys else where + essence
+
+
+def suggestion(name: str, known: Collection[str]) -> str:
+    """What was expected instead of an unknown name: all of a few, the closest of many."""
+    close = difflib.get_close_matches(name, known, 3)
+    all_of_them = f"; expected one of {', '.join(sorted(known))}" if 0 < len(known) <= 40 else ""
+    return all_of_them + (f"; did you mean {' or '.join(close)}?" if close else "")
