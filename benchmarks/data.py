@@ -1,20 +1,16 @@
-"""Images per second on one core: MNIST through our data module and through the usual per-sample DataLoader.
+"""MNIST through our data module and through the usual per-sample DataLoader: ``python -m benchmarks.data``.
 
-    OMP_NUM_THREADS=1 python benchmarks/data.py --data-dir <folder with MNIST/raw> [--rounds 5]
-
-The whole pipeline is timed (sampler, fetch, augmentation, normalisation) in one process on one thread, contestants in
-turn, by the process's CPU time, which other users of the machine disturb little; wall time stands beside it. A ratio
-is taken within each round; its median is printed with [min, max] over the rounds.
+The whole pipeline is timed (sampler, fetch, augmentation, normalisation) in one process on one thread. Printed are
+images per second of CPU time, and the ratio of them to the first contestant's [min, max]: more is better.
 """
 
 import argparse
+import logging
 import os
-import time
 from collections.abc import Callable, Iterable
-from statistics import median
-from types import SimpleNamespace
 from typing import Any
 
+import lightning as L
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -25,31 +21,38 @@ from torchvision.transforms import v2
 from datamodules import MNISTDataModule
 from datamodules.augment import normalise, random_crop
 
+from .frame import alternate, print_machine, print_ratios
+
 BATCH = 256
 PER_SAMPLE_IMAGES = 40 * BATCH  # of the 60,000: the usual way is slow
 PADDING = 2
 
+Epoch = tuple[int, Callable[[], None]]  # number of images, and what runs through them
 
-def ours(data_dir: str, augment: bool) -> Callable[[], int]:
+
+def ours(data_dir: str, augment: bool) -> Epoch:
     """One epoch of our data module with its hook on each batch, as the Trainer calls it."""
     data = MNISTDataModule(data_dir, batch_size=BATCH, val_split=0, augment=augment)
     loader = data.train_dataloader()
-    vars(data)["trainer"] = SimpleNamespace(training=True, world_size=1)  # what the hook asks of a Trainer
-    return lambda: count(data.on_after_batch_transfer(batch, 0) for batch in loader)
+    quiet: Any = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    data.trainer = L.Trainer(accelerator="cpu", devices=1, **quiet)
+    data.trainer.training = True
+    return len(loader) * BATCH, lambda: exhaust(data.on_after_batch_transfer(batch, 0) for batch in loader)
 
 
-def per_sample(data_dir: str, augment: bool) -> Callable[[], int]:
+def per_sample(data_dir: str, augment: bool) -> Epoch:
     """The usual way: a v2 transform on each PIL image, default collation."""
     crop = [v2.RandomCrop(28, padding=PADDING)] if augment else []
     steps = [*crop, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5], [0.5])]
     images = Subset(MNIST(data_dir, transform=v2.Compose(steps)), range(PER_SAMPLE_IMAGES))
     loader = DataLoader(images, batch_size=BATCH, shuffle=True, drop_last=True)
-    return lambda: count(loader)
+    return len(loader) * BATCH, lambda: exhaust(loader)
 
 
-def count(batches: Iterable[Any]) -> int:
-    """Runs through the batches; number of images."""
-    return sum(len(images) for images, _ in batches)
+def exhaust(batches: Iterable[Any]) -> None:
+    """Run through the batches."""
+    for _ in batches:
+        pass
 
 
 def index_arithmetic(images: Tensor, padding: int) -> Tensor:
@@ -87,49 +90,32 @@ def grid_sampled(images: Tensor, padding: int) -> Tensor:
     return F.grid_sample(images.float(), grid, mode="nearest", align_corners=False)
 
 
-def crop_candidate(crop: Callable[[Tensor, int], Tensor], shape: tuple[int, ...]) -> Callable[[], int]:
+def crop_candidate(crop: Callable[[Tensor, int], Tensor], shape: tuple[int, ...]) -> Epoch:
     """Crop and normalisation alone, on 40 batches of random bytes."""
     images = torch.randint(0, 256, (BATCH, *shape), dtype=torch.uint8)
-
-    def run() -> int:
-        for _ in range(40):
-            normalise(crop(images, PADDING if shape[0] == 1 else 4))
-        return 40 * BATCH
-
-    return run
+    padding = PADDING if shape[0] == 1 else 4
+    return 40 * BATCH, lambda: exhaust(normalise(crop(images, padding)) for _ in range(40))
 
 
-def compare(contestants: dict[str, Callable[[], int]], rounds: int) -> None:
-    """Runs the contestants in turn and prints images/s and the ratio to the first."""
-    cpu: dict[str, list[float]] = {name: [] for name in contestants}
-    wall: dict[str, list[float]] = {name: [] for name in contestants}
-    for run in contestants.values():
-        run()
-    for _ in range(rounds):
-        for name, run in contestants.items():
-            cpu_start, wall_start = time.process_time(), time.perf_counter()
-            images = run()
-            cpu[name].append(images / (time.process_time() - cpu_start))
-            wall[name].append(images / (time.perf_counter() - wall_start))
-    first = next(iter(cpu.values()))
-    print(f"{'':38s}{'images/s (CPU) [min, max]':>38s}{'images/s (wall)':>17s}{'ratio [min, max]':>26s}")
-    for name, speeds in cpu.items():
-        ratios = [speed / other for speed, other in zip(speeds, first, strict=True)]
-        figures = f"{median(speeds):,.0f} [{min(speeds):,.0f}, {max(speeds):,.0f}]"
-        spread = f"{median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
-        print(f"{name:38s}{figures:>38s}{median(wall[name]):>17,.0f}{spread:>26s}")
+def compare(contestants: dict[str, Epoch], rounds: int) -> None:
+    """Run the contestants in turn and print images/s and the ratio to the first."""
+    seconds = alternate({name: run for name, (_, run) in contestants.items()}, rounds)
+    speeds = {name: [contestants[name][0] / value for value in values] for name, values in seconds.items()}
+    print_ratios(speeds, unit="thousand images/s", scale=1e-3)
     print()
 
 
 def main() -> None:
-    """Runs the benchmark."""
-    parser = argparse.ArgumentParser(description="images/s of MNIST on one core")
+    """Compare whole pipelines, then the random crop alone."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", default=os.environ.get("ZOO_DATA", "data"), help="folder with MNIST/raw")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     data_dir = arguments.data_dir
-    print(f"torch {torch.__version__}, one thread, batch {BATCH}, {arguments.rounds} rounds\n")
+    print_machine()
+    print(f"batch {BATCH}, {arguments.rounds} rounds\n")
     print("MNIST, a random crop for each sample, the whole pipeline")
     compare({"v2 on each PIL image": per_sample(data_dir, True), "ours": ours(data_dir, True)}, arguments.rounds)
     print("MNIST, normalisation only, the whole pipeline")

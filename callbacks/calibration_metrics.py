@@ -117,14 +117,11 @@ def rmsce(bins: Bins) -> float:
 
 def adaptive_ece(confidence: Floats, correct: NDArray, bins: int = 15) -> float:
     """Top-label calibration error with bins of equal counts (the first ones get the remainder)."""
-    gaps, weights = _equal_count_gaps(confidence, correct, bins)
-    return float(gaps @ weights)
-
-
-def nixon_ace(probabilities: Floats, labels: Integers, ranges: int = 15) -> float:
-    """Adaptive calibration error over all classes, unweighted (Nixon et al. 2019)."""
-    columns = range(probabilities.shape[1])
-    return float(np.mean([_equal_count_gaps(probabilities[:, k], labels == k, ranges)[0].mean() for k in columns]))
+    correct = np.asarray(correct, dtype=np.float64)
+    order = np.lexsort((correct, confidence))  # by both: equal confidences in any order give one result
+    parts = [part for part in np.array_split(order, bins) if len(part)]
+    gaps = np.array([abs(correct[part].mean() - confidence[part].mean()) for part in parts])
+    return float(gaps @ np.array([len(part) / len(confidence) for part in parts]))
 
 
 def classwise_ece(probabilities: Floats, labels: Integers, bins: int = 15, right_closed: bool = False) -> float:
@@ -142,14 +139,6 @@ def aurc(confidence: Floats, correct: NDArray) -> float:
     _, group, count = np.unique(-confidence, return_inverse=True, return_counts=True)
     errors = np.bincount(group, weights=1.0 - np.asarray(correct, dtype=np.float64)) / count
     return float(np.mean(np.cumsum(np.repeat(errors, count)) / np.arange(1, len(confidence) + 1)))
-
-
-def _equal_count_gaps(confidence: Floats, correct: NDArray, bins: int) -> tuple[Floats, Floats]:
-    correct = np.asarray(correct, dtype=np.float64)
-    order = np.lexsort((correct, confidence))  # by both: equal confidences in any order give one result
-    parts = [part for part in np.array_split(order, bins) if len(part)]
-    gaps = [abs(correct[part].mean() - confidence[part].mean()) for part in parts]
-    return np.array(gaps), np.array([len(part) / len(confidence) for part in parts])
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def fingerprints(x: Tensor, values: int = 4096) -> Tensor:
     Made of at most so many values of a sample, evenly spread, in integer arithmetic, which has no rounding.
     """
     flat = x.detach().flatten(1) if x.ndim > 1 else x.detach()[:, None]
-    flat = flat[:, :: max(1, flat.shape[1] // values)].float() + 0.0  # no negative zero
+    flat = flat[:, :: max(1, -(-flat.shape[1] // values))].float() + 0.0  # no negative zero
     weights = torch.randint(2**62, flat.shape[1:], generator=torch.Generator().manual_seed(0)).to(flat.device)
     return (flat.contiguous().view(torch.int32).long() * weights).sum(dim=1).cpu()
 

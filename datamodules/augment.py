@@ -3,6 +3,9 @@
 A torchvision transform that is handed a batch draws one offset for all of it. These functions draw one per sample,
 stay on the device of the images, keep uint8 as long as they can (a quarter of the traffic), and use torch's default
 generator of that device, so that seeding and the restoring of random states control them.
+
+A seed makes these generators alike on all processes. So each process draws the numbers of all of them and takes its
+own: no two augment alike, whether or not their generators have been set apart, and there is no state to save.
 """
 
 import torch
@@ -37,34 +40,38 @@ def windows(images: Tensor, which: Tensor, top: Tensor, left: Tensor, height: in
     return runs.index_select(0, start.view(-1)).view(len(which), channels, height, width)
 
 
-def random_crop(images: Tensor, padding: int, mode: str = "constant") -> Tensor:
+def random_crop(images: Tensor, padding: int, mode: str = "constant", share: tuple[int, int] = (0, 1)) -> Tensor:
     """Pads each image on all sides and cuts a window of the old size at an offset of its own.
 
     Args:
         images: (B, C, H, W), any dtype.
         padding: Pixels added on each side; the offsets are uniform on {0, ..., 2 * padding} in both directions.
         mode: ``"constant"`` pads with zeros, ``"reflect"`` mirrors the image (``padding`` < H, W).
+        share: Rank of this process and number of processes.
 
     Returns:
         (B, C, H, W), same dtype.
     """
     count, _, height, width = images.shape
-    top, left = torch.randint(0, 2 * padding + 1, (2, count), device=images.device)
+    rank, processes = share
+    top, left = torch.randint(0, 2 * padding + 1, (processes, 2, count), device=images.device)[rank]
     padded = F.pad(images, (padding, padding, padding, padding), mode=mode)
     return windows(padded, torch.arange(count, device=images.device), top, left, height, width)
 
 
-def random_flip(images: Tensor) -> Tensor:
+def random_flip(images: Tensor, share: tuple[int, int] = (0, 1)) -> Tensor:
     """Mirrors each image left to right with probability one half, drawn for each image.
 
     Args:
         images: (B, C, H, W), any dtype.
+        share: Rank of this process and number of processes.
 
     Returns:
         (B, C, H, W), same dtype.
     """
     count = len(images)
-    flipped = torch.randint(0, 2, (count,), device=images.device)
+    rank, processes = share
+    flipped = torch.randint(0, 2, (processes, count), device=images.device)[rank]
     # Selecting whole images from both versions is 3 to 5 times as fast as torch.where on bytes.
     both = torch.cat([images, images.flip(-1)])
     return both.index_select(0, torch.arange(count, device=images.device) + flipped * count)

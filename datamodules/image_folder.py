@@ -1,15 +1,12 @@
 """Data module of a user's own pictures; batches are ``(x, y)``."""
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps
-from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
-from torchvision.transforms.v2.functional import pil_to_tensor
 
 from .images import ImageDataModule
+from .pictures import decode_all
 from .sources import Split
 
 
@@ -17,14 +14,13 @@ class ImageFolderDataModule(ImageDataModule):
     """Pictures in ``data_dir/train/<class>/*`` and ``data_dir/test/<class>/*``; the classes are the folders in train.
 
     Pictures become RGB, are turned as their EXIF says, cut to their central square and resized (antialiased). Each
-    split is decoded once and held in memory as bytes, so it must fit: ``memory_limit`` bytes, 4 GiB (a class
-    attribute). The name of the set is the name of the folder. Augmentation: crops from ``image_size // 8`` mirrored
-    pixels on each side, and mirroring of the image.
+    split is decoded once and held in memory as bytes, so it must fit into ``memory_limit``. The name of the set is the
+    name of the folder. Augmentation: crops from ``image_size // 8`` mirrored pixels on each side, and mirroring of the
+    image.
     """
 
     padding_mode = "reflect"
     flip = True
-    memory_limit: int = 4 * 2**30
 
     def __init__(
         self,
@@ -103,25 +99,6 @@ class ImageFolderDataModule(ImageDataModule):
             raise ValueError(f"{str(folder)!r} has classes without training pictures: {', '.join(sorted(unknown))}")
         numbers = {name: number for number, name in enumerate(self.classes)}
         samples = make_dataset(folder, numbers, extensions=IMG_EXTENSIONS, allow_empty=not train)
-        size = len(samples) * 3 * self.image_shape[1] * self.image_shape[2]
-        if size > self.memory_limit:
-            raise ValueError(
-                f"the {len(samples)} pictures of {str(folder)!r} need {size / 2**30:.1f} GiB at image_size="
-                f"{self.image_shape[1]}, more than the {self.memory_limit / 2**30:.1f} GiB of memory_limit: choose a "
-                "smaller image_size, or raise memory_limit in a subclass if the machine has more"
-            )
         labels = torch.tensor([number for _, number in samples], dtype=torch.int64)
-        images = torch.empty((len(samples), *self.image_shape), dtype=torch.uint8)
-        with ThreadPoolExecutor(max(1, self.num_workers)) as pool:  # PIL decodes without the interpreter's lock
-            for index, image in enumerate(pool.map(self._decode, (path for path, _ in samples))):
-                images[index] = image
-        return images, labels
-
-    def _decode(self, path: str) -> Tensor:
-        """One picture as (3, H, W) bytes."""
-        try:
-            with Image.open(path) as picture:
-                upright = ImageOps.exif_transpose(picture).convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(f"cannot read the picture {path}: {error}") from error
-        return pil_to_tensor(ImageOps.fit(upright, self.image_shape[1:], Image.Resampling.BILINEAR))
+        paths = [path for path, _ in samples]
+        return decode_all(folder, paths, *self.image_shape[1:], self.num_workers, self.memory_limit), labels

@@ -5,11 +5,13 @@ from typing import Any, ClassVar
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
+from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
 from . import ood_sets
 from .augment import normalise, random_crop, random_flip
 from .image_set import ImageSet, UnlabelledSet, as_is, stratified_split
+from .pictures import decode_all
 from .sources import SOURCES, Source, Split
 
 
@@ -34,6 +36,7 @@ class ImageDataModule(LightningDataModule):
         padding_mode: ``"constant"`` (zeros) or ``"reflect"``.
         flip: Whether images are mirrored left to right at random.
         default_val_split: What ``val_split=None`` means.
+        memory_limit: Bytes that the pictures of one folder may take in memory, 4 GiB.
     """
 
     name: str
@@ -45,6 +48,7 @@ class ImageDataModule(LightningDataModule):
     padding_mode: str = "constant"
     flip: bool = False
     default_val_split: int | float = 0.1
+    memory_limit: int = 4 * 2**30
     source: ClassVar[Source | None] = None
 
     def __init__(
@@ -59,7 +63,7 @@ class ImageDataModule(LightningDataModule):
         augment: bool = True,
         download: bool = False,
     ) -> None:
-        """Checks the arguments; reads and downloads nothing.
+        """Checks the arguments; reads and downloads nothing, only looks for the folders of pictures named in ``ood``.
 
         Args:
             data_dir: Folder that holds the files of all sets, as torchvision lays them out.
@@ -71,7 +75,10 @@ class ImageDataModule(LightningDataModule):
             ood: Out-of-distribution test sets, in this order after the test set: ``near/interpolated``,
                 ``near/rotated``, ``near/held_out_classes``, ``far/uniform``, ``far/gaussian``, ``far/constant``,
                 ``far/photo_patches``, and ``near/<set>`` or ``far/<set>`` for the test set of another data module,
-                such as ``far/svhn``. Their labels are -1. The generated sets are as large as the test set.
+                such as ``far/svhn``, or for your own pictures: ``far/mine`` are those in
+                ``<data_dir>/mine/test/<class>/*`` (the folder ``mine`` may be a link), read like those of
+                ``ImageFolderDataModule`` and brought to ``image_shape``. A published set goes before a folder of its
+                name. All labels are -1. The generated sets are as large as the test set.
             held_out_classes: Classes removed from training, validation and test; the others are renumbered from 0.
             augment: Whether training images are cropped and mirrored at random.
             download: Whether missing files are downloaded when a run begins.
@@ -111,7 +118,7 @@ class ImageDataModule(LightningDataModule):
                 f"and held_out_classes={held_out_classes} leaves {len(self.kept_classes)}"
             )
         self.ood = list(ood or [])
-        ood_sets.check_names(self.ood, self.name, self.image_shape, bool(self.held_out_classes))
+        ood_sets.check_names(self.ood, self.name, self.image_shape, bool(self.held_out_classes), self.data_dir)
         self.full_classes, self.num_classes = self.num_classes, len(self.kept_classes)
         self._fit_sets: tuple[ImageSet, ImageSet] | None = None
         self._test_sets: list[ImageSet] | None = None
@@ -188,15 +195,28 @@ class ImageDataModule(LightningDataModule):
     @property
     def processes(self) -> int:
         """Processes that share the training set."""
-        return 1 if self.trainer is None else self.trainer.world_size
+        return self.share[1]
 
-    def loader(self, images: ImageSet | UnlabelledSet, batch_size: int, train: bool = False) -> DataLoader:
+    @property
+    def share(self) -> tuple[int, int]:
+        """Rank of this process and number of processes, of those that share the training set."""
+        shares = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
+        return (shares["rank"], shares["num_replicas"]) if shares else (0, 1)
+
+    def loader(
+        self,
+        images: ImageSet | UnlabelledSet,
+        batch_size: int,
+        train: bool = False,
+        sampler: Sampler[int] | None = None,
+    ) -> DataLoader:
         """A plain DataLoader, in which Lightning can put the sampler of several processes.
 
         Args:
             images: A set with ``__getitems__``.
             batch_size: Images in a batch.
             train: Whether batches are shuffled and a last smaller one is dropped.
+            sampler: The order, instead of a shuffled one.
 
         Raises:
             ValueError: A training set has fewer images than one batch (of all processes together).
@@ -209,7 +229,8 @@ class ImageDataModule(LightningDataModule):
         return DataLoader(
             images,
             batch_size=batch_size,
-            shuffle=train,
+            shuffle=train and sampler is None,
+            sampler=sampler,
             drop_last=train,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
@@ -224,7 +245,7 @@ class ImageDataModule(LightningDataModule):
         return self.transform(images, augment=training and self.augment), labels
 
     def transform(self, images: Tensor, augment: bool = False) -> Tensor:
-        """The transform of a batch.
+        """The transform of a batch; no two processes augment alike.
 
         Args:
             images: (B, C, H, W) uint8.
@@ -234,13 +255,13 @@ class ImageDataModule(LightningDataModule):
             (B, C, H, W) float32, normalised.
         """
         if augment and self.padding:
-            images = random_crop(images, self.padding, self.padding_mode)
+            images = random_crop(images, self.padding, self.padding_mode, self.share)
         if augment and self.flip:
-            images = random_flip(images)
+            images = random_flip(images, self.share)
         return normalise(images, self.mean, self.std)
 
     def _foreign(self, name: str) -> Source | None:
-        """The published set behind an out-of-distribution set, None for a generated one."""
+        """The published set behind an out-of-distribution set, None for a generated one or a folder of pictures."""
         return None if name in ood_sets.GENERATED else SOURCES.get(name.partition("/")[2])
 
     def _read(self, train: bool) -> Split:
@@ -287,9 +308,22 @@ class ImageDataModule(LightningDataModule):
                 outside = everything[torch.isin(all_labels, torch.tensor(self.held_out_classes))]
             elif source := self._foreign(name):
                 outside = ood_sets.fit(source.read(self.data_dir, train=False)[0], self.image_shape)
-            else:
+            elif name in ood_sets.GENERATED:
                 outside = ood_sets.GENERATED[name](images)
+            else:
+                outside = self._pictures(name)
             if not len(outside):
                 raise ValueError(f"ood set {name!r} of {self.name} has no images")
             sets.append(ImageSet(outside, torch.full((len(outside),), -1)))
         return sets
+
+    def _pictures(self, name: str) -> Tensor:
+        """The user's own pictures behind an out-of-distribution set, (N, C, H, W) uint8."""
+        folder = ood_sets.folder(name, self.data_dir)
+        if folder is None:
+            raise FileNotFoundError(f"the pictures of ood set {name!r} are no longer in data_dir={self.data_dir!r}")
+        numbers = find_classes(folder)[1]
+        samples = make_dataset(folder, numbers, extensions=IMG_EXTENSIONS, allow_empty=True)
+        paths = [path for path, _ in samples]
+        pictures = decode_all(folder, paths, *self.image_shape[1:], self.num_workers, self.memory_limit)
+        return ood_sets.fit(pictures, self.image_shape) if paths else pictures

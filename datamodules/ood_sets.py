@@ -1,10 +1,11 @@
-"""Out-of-distribution test sets: the generated ones, and the adaptation of other image sets.
+"""Out-of-distribution test sets: the generated ones, and the adaptation of published sets and folders of pictures.
 
 Every set is made of uint8 images of the in-distribution shape, so that it passes through the in-distribution test
 transform. Draws come from NumPy's frozen stream with a fixed seed: two calls, two machines, the same bytes.
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -151,7 +152,26 @@ GENERATED: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def check_names(names: Sequence[str], own_name: str, image_shape: tuple[int, int, int], held_out: bool) -> None:
+def folder(name: str, data_dir: str) -> Path | None:
+    """The folder of pictures behind a set of the user's own, ``<data_dir>/<set>/test`` for ``near|far/<set>``.
+
+    Args:
+        name: Name of the set.
+        data_dir: Folder that holds the files of all sets.
+
+    Returns:
+        The folder, or None if it does not exist, has no subfolder, or the name cannot be that of a folder.
+    """
+    side, _, rest = name.partition("/")
+    if side not in ("near", "far") or not rest or rest.startswith(".") or "/" in rest or "\\" in rest:
+        return None  # names become keys of the loggers and names of files: no separators, nothing outside data_dir
+    pictures = Path(data_dir, rest, "test")
+    return pictures if pictures.is_dir() and any(entry.is_dir() for entry in pictures.iterdir()) else None
+
+
+def check_names(
+    names: Sequence[str], own_name: str, image_shape: tuple[int, int, int], held_out: bool, data_dir: str
+) -> None:
     """Refuses names of sets that cannot be made, before anything is read.
 
     Args:
@@ -159,6 +179,7 @@ def check_names(names: Sequence[str], own_name: str, image_shape: tuple[int, int
         own_name: Name of the in-distribution set.
         image_shape: (C, H, W) of the in-distribution images.
         held_out: Whether classes are held out.
+        data_dir: Where folders of pictures are looked for.
 
     Raises:
         ValueError: A name is unknown, given twice or the in-distribution set's own; or the set cannot be made.
@@ -170,10 +191,12 @@ def check_names(names: Sequence[str], own_name: str, image_shape: tuple[int, int
         side, _, rest = name.partition("/")
         if side in ("near", "far") and rest == own_name:
             raise ValueError(f"ood set {name!r} is the in-distribution set itself")
-        if name not in (*GENERATED, HELD_OUT) and not (side in ("near", "far") and rest in sets):
+        published = side in ("near", "far") and rest in sets
+        if not published and name not in (*GENERATED, HELD_OUT) and folder(name, data_dir) is None:
             raise ValueError(
                 f"unknown ood set {name!r}; there are {', '.join((*GENERATED, HELD_OUT))}, "
-                f"and near/<set> or far/<set> for the sets {', '.join(sets)}"
+                f"near/<set> or far/<set> for the sets {', '.join(sets)}, "
+                f"and for pictures of your own in {str(Path(data_dir, '<set>', 'test', '<class>', '*.png'))!r}"
             )
     if HELD_OUT in names and not held_out:
         raise ValueError(f"ood set {HELD_OUT!r} needs held_out_classes, e.g. held_out_classes=[0, 1]")

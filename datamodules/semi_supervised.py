@@ -1,22 +1,62 @@
 """Data module of semi-supervised training; a training batch is ``{"labelled": (x, y), "unlabelled": x}``."""
 
+import os
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from sklearn.utils import check_random_state
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
 from .image_set import ImageSet, UnlabelledSet
 from .images import ImageDataModule
 
 
+class RestartingSampler(DistributedSampler[int]):
+    """Parts of one shuffled order for each process, another order whenever it begins anew.
+
+    Lightning gives every shuffled loader of several processes a DistributedSampler with one and the same seed: two
+    loaders over as many images would read them in the same order, and one that begins anew within an epoch would
+    repeat itself. It leaves a DistributedSampler that is there already alone, apart from ``set_epoch``. The order
+    follows from the seed of ``seed_everything``, the epoch and the number of the pass within it: all processes agree
+    on it without exchange, and a run resumed at the end of an epoch goes on with the orders it would have had.
+
+    Args:
+        images: The set to read.
+        num_replicas: Number of processes.
+        rank: Number of this process.
+    """
+
+    def __init__(self, images: ImageSet, num_replicas: int, rank: int) -> None:
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # what Lightning takes for its own: the same on all ranks
+        super().__init__(images, num_replicas, rank, seed=seed, drop_last=True)
+        self.size, self.passes = len(images), 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Counts the passes from 0 in a new epoch; Lightning may name the same one twice."""
+        if epoch != self.epoch:
+            self.passes = 0
+        super().set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[int]:
+        """The indices of this process in the next pass; the parts are disjoint and of one size."""
+        # Hashed, for a sum of the three would be the seed of one of Lightning's orders.
+        words = np.random.SeedSequence([self.seed, self.epoch, self.passes]).generate_state(1, np.uint64)
+        self.passes += 1
+        generator = torch.Generator().manual_seed(int(words[0]) % 2**63)
+        order = torch.randperm(self.size, generator=generator)
+        return iter(order[self.rank : self.total_size : self.num_replicas].tolist())
+
+
 class SemiSupervisedDataModule(LightningDataModule):
     """Feeds two different minibatches a step: a labelled one for p(y|x) and an unlabelled one for p(x).
 
-    Two loaders run over the same training images, shuffled independently. An epoch is one pass over the unlabelled
-    images; the labelled loader begins anew, in another order, whenever it ends. Validation, test, prediction and the
-    transforms are those of the wrapped data module, and batches there are ``(x, y)``.
+    Two loaders run over the same training images, shuffled independently, on one process and on several, which share
+    out either order. An epoch is one pass over the unlabelled images; the labelled loader begins anew, in another
+    order, whenever it ends. Validation, test, prediction and the transforms are those of the wrapped data module, and
+    batches there are ``(x, y)``.
     """
 
     def __init__(self, data: ImageDataModule, labels_per_class: int | None = None, seed: int = 0) -> None:
@@ -68,6 +108,9 @@ class SemiSupervisedDataModule(LightningDataModule):
     def train_dataloader(self) -> dict[str, DataLoader]:
         """The two loaders; Lightning combines them in the mode ``max_size_cycle``.
 
+        On one device both are plainly shuffled, by draws of their own from torch's generator. Under a strategy of
+        several processes Lightning puts its sampler into the unlabelled one; the labelled one has a sampler already.
+
         Raises:
             ValueError: A class has fewer than ``labels_per_class`` images, or ``batch_size`` is too large.
         """
@@ -75,9 +118,14 @@ class SemiSupervisedDataModule(LightningDataModule):
         labelled = self.labelled_set(train)
         size = max(1, min(self.data.batch_size, len(labelled) // self.data.processes))
         return {
-            "labelled": self.data.loader(labelled, size, train=True),
+            "labelled": self.data.loader(labelled, size, train=True, sampler=self._sampler(labelled)),
             "unlabelled": self.data.loader(UnlabelledSet(train.images), self.data.batch_size, train=True),
         }
+
+    def _sampler(self, labelled: ImageSet) -> RestartingSampler | None:
+        """The sampler of the labelled images where Lightning would put its own, also on a single such process."""
+        shares = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
+        return RestartingSampler(labelled, **shares) if shares else None
 
     def labelled_set(self, train: ImageSet) -> ImageSet:
         """The images whose labels may be used: ``labels_per_class`` of each class, drawn with ``seed``."""

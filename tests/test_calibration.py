@@ -1,4 +1,5 @@
 import json
+import warnings
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from torch.utils.data import DataLoader, Subset, SubsetRandomSampler, TensorData
 from callbacks import CalibrationEvaluation
 from callbacks import calibration_metrics as metrics
 from callbacks.collect import fingerprints
+
+FIGURES = ("accuracy", "nll", "brier", "ece", "rmsce", "mce", "ace", "classwise_ece", "aurc", "mean_confidence")
 
 
 def evaluate(module=None, data=None, callback=None, **options):
@@ -47,6 +50,8 @@ def test_figures_before_and_after_are_those_of_the_first_test_set():
         assert results[part]["accuracy"] == metrics.accuracy(p, labels.numpy())
         assert results[part]["nll"] == pytest.approx(metrics.nll(z, labels), rel=1e-12)
         assert results[part]["ece"] == pytest.approx(metrics.ece(bins), rel=1e-12)
+        assert results[part]["rmsce"] == pytest.approx(metrics.rmsce(bins), rel=1e-12)
+        assert results[part]["aurc"] == metrics.aurc(*metrics.top_label(p, labels.numpy()))
         assert results[part]["diagram"]["count"] == bins.count.tolist()
 
 
@@ -63,11 +68,11 @@ def test_results_are_plain_and_without_nan():
 def test_every_figure_is_logged_once_under_a_stable_key():
     results, trainer = evaluate()
     logged = trainer.callback_metrics
-    for name in ("accuracy", "nll", "brier", "ece", "mce", "ace", "classwise_ece", "mean_confidence"):
+    for name in FIGURES:
         assert logged[f"calibration/{name}"].item() == pytest.approx(results["before"][name], rel=1e-6)
         assert logged[f"calibration/{name}_after"].item() == pytest.approx(results["after"][name], rel=1e-6)
     assert logged["calibration/temperature"].item() == pytest.approx(results["temperature"])
-    assert len(logged) == 17
+    assert len(logged) == 2 * len(FIGURES) + 1
 
 
 def test_bins_and_convention_are_arguments():
@@ -169,8 +174,35 @@ def test_parts_of_one_data_set_are_refused_only_where_they_overlap():
 
 def test_a_copy_of_the_test_set_is_refused_by_its_content():
     copy = TensorDataset(*(tensor.clone() for tensor in labelled(12, 0).tensors))
-    with pytest.raises(ValueError, match="12 of 12 inputs are also test inputs"):
+    with pytest.raises(ValueError, match="12 of 12 calibration inputs are also test inputs, more than 10%"):
         evaluate(data=Validating(DataLoader(copy, batch_size=5), [labelled(12, 0)] * 3))
+
+
+def sharing(share, samples=40):
+    """Validation data of which a share equals test inputs."""
+    test, validation = labelled(samples, 0), labelled(samples, 300)
+    common = round(share * samples)
+    mixed = (torch.cat([a[:common], b[common:]]) for a, b in zip(test.tensors, validation.tensors, strict=True))
+    return Validating(DataLoader(TensorDataset(*mixed), batch_size=7), [test] * 3)
+
+
+@pytest.mark.parametrize(("share", "number"), [(0.025, 1), (0.05, 2), (0.1, 4)])
+def test_a_few_duplicates_of_test_inputs_give_a_warning_with_their_number(share, number):
+    with pytest.warns(UserWarning, match=f"^{number} of 40 calibration inputs are also test inputs"):
+        results, _ = evaluate(data=sharing(share))
+    assert results["after"] is not None
+
+
+@pytest.mark.parametrize(("share", "number"), [(0.125, 5), (0.4, 16)])
+def test_more_than_a_tenth_of_test_inputs_is_refused(share, number):
+    with pytest.raises(ValueError, match=f"{number} of 40 calibration inputs are also test inputs"):
+        evaluate(data=sharing(share))
+
+
+def test_no_common_input_gives_no_warning():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*also test inputs.*")
+        evaluate(data=sharing(0.0))
 
 
 @pytest.mark.parametrize(
@@ -225,3 +257,9 @@ def test_fingerprints_tell_inputs_apart_whatever_the_batch():
     assert len(whole.unique()) == 40
     assert torch.equal(fingerprints(x.double()), whole)
     assert torch.equal(fingerprints(torch.tensor([-0.0])), fingerprints(torch.tensor([0.0])))
+
+
+@pytest.mark.parametrize(("size", "used"), [(1, 1), (4, 4), (5, 3), (7, 4), (8, 4), (9, 3)])
+def test_fingerprints_are_made_of_at_most_so_many_values(size, used):
+    changed_in_one_value = torch.eye(size)
+    assert (fingerprints(changed_in_one_value, values=4) != 0).sum() == used

@@ -1,6 +1,7 @@
 """Data modules: splits, loaders under a Trainer, bad input, semi-supervised training, the command line."""
 
 import json
+from itertools import chain
 
 import lightning.pytorch as pl
 import numpy as np
@@ -16,8 +17,13 @@ from torch.utils.data import DistributedSampler
 import datamodules
 from datamodules import DigitsDataModule, SemiSupervisedDataModule
 from datamodules.augment import normalise
-from datamodules.image_set import stratified_split
+from datamodules.image_set import ImageSet, stratified_split
 from datamodules.images import ImageDataModule
+from datamodules.semi_supervised import RestartingSampler
+
+IN_A_FORK = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="pinned memory cannot be used in a fork after CUDA has begun"
+)
 
 # --- splits ---
 
@@ -158,7 +164,7 @@ def test_two_processes_share_the_training_images_and_read_them_all():
     assert sorted(values[0] + values[1]) == list(range(40))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="pinned memory cannot be used in a fork after CUDA has begun")
+@IN_A_FORK
 def test_lightning_gives_two_real_processes_disjoint_halves(tmp_path, monkeypatch):
     class Writer(Recorder):
         def on_train_end(self):
@@ -171,6 +177,31 @@ def test_lightning_gives_two_real_processes_disjoint_halves(tmp_path, monkeypatc
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert len(first) == len(second) == 20
     assert sorted(first + second) == list(range(40))
+
+
+@IN_A_FORK
+@pytest.mark.parametrize(("padding", "flip"), [(2, False), (0, True)])
+def test_two_processes_with_equal_seeds_and_no_callback_augment_differently(padding, flip, tmp_path):
+    class Alike(Numbered):
+        """One picture, again and again: what differs was drawn."""
+
+        def load_split(self, train):
+            images, labels = super().load_split(train)
+            return torch.arange(1, 17, dtype=torch.uint8).view(1, 1, 4, 4).expand_as(images).contiguous(), labels
+
+    class Writer(Recorder):
+        def on_train_end(self):
+            torch.save(torch.stack([as_bytes(x) for x, _ in self.seen["train"]]), tmp_path / f"{self.global_rank}.pt")
+            torch.save(torch.get_rng_state(), tmp_path / f"state{self.global_rank}.pt")
+
+    data = Alike(batch_size=10, val_split=0)
+    data.padding, data.flip = padding, flip
+    pl.seed_everything(0, verbose=False)
+    trainer(devices=2, strategy="ddp_fork", num_sanity_val_steps=0).fit(Writer(), data)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert len(first) == len(second) == 2
+    assert all((x != y).any() for x, y in zip(first, second, strict=True))
+    assert torch.equal(*(torch.load(tmp_path / f"state{rank}.pt") for rank in (0, 1)))  # in step for the next draw
 
 
 def test_worker_processes_give_the_same_batches():
@@ -283,6 +314,87 @@ def test_semi_supervised_labels_are_few_fixed_and_cycle_in_new_order():
     same, other = (SemiSupervisedDataModule(wrapped, 2, seed=seed).labelled_set(train).images for seed in (0, 1))
     assert sorted(same[:, 0, 0, 0].tolist()) == chosen.tolist()
     assert sorted(other[:, 0, 0, 0].tolist()) != chosen.tolist()
+
+
+class Orders(Recorder):
+    """Each rank writes the numbers of the images it got, a list for each step."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = folder
+
+    def on_train_end(self):
+        numbers = {
+            "labelled": [as_bytes(step["labelled"][0])[:, 0, 0, 0].tolist() for step in self.seen["train"]],
+            "unlabelled": [as_bytes(step["unlabelled"])[:, 0, 0, 0].tolist() for step in self.seen["train"]],
+        }
+        (self.folder / f"{self.global_rank}.json").write_text(json.dumps(numbers))
+
+
+def orders(folder, devices, labels_per_class, epochs=2, num_workers=0, **arguments):
+    wrapped = Numbered(batch_size=5, val_split=0, augment=False, num_workers=num_workers)
+    runner = trainer(devices=devices, strategy="ddp_fork", num_sanity_val_steps=0, **arguments)
+    runner.fit_loop.max_epochs = epochs
+    runner.fit(Orders(folder), SemiSupervisedDataModule(wrapped, labels_per_class))
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(devices)]
+
+
+def joined(ranks, kind, steps):
+    return [[number for step in rank[kind][steps] for number in step] for rank in ranks]
+
+
+@IN_A_FORK
+@pytest.mark.parametrize("devices", [1, 2])
+def test_both_minibatches_are_shuffled_independently_on_real_processes_too(devices, tmp_path):
+    ranks = orders(tmp_path, devices, labels_per_class=None)
+    steps, seen = 8 // devices, []
+    for epoch in (slice(0, steps), slice(steps, 2 * steps)):
+        for kind in ("labelled", "unlabelled"):
+            parts = joined(ranks, kind, epoch)
+            assert sorted(chain(*parts)) == list(range(40)), "disjoint parts, together all"
+            seen.append(parts)
+    for rank in ranks:
+        assert len(rank["labelled"]) == 2 * steps
+        assert all(set(x) != set(y) for x, y in zip(rank["labelled"], rank["unlabelled"], strict=True))
+    assert all(a != b for i, a in enumerate(seen) for b in seen[:i])
+
+
+@IN_A_FORK
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_few_labelled_images_are_shared_out_anew_in_each_pass(num_workers, tmp_path):
+    ranks = orders(tmp_path, 2, labels_per_class=3, num_workers=num_workers)  # 12 labelled: batches of 5, one dropped
+    passes = [joined(ranks, "labelled", slice(step, step + 1)) for step in range(8)]  # a step is a pass here
+    for first, second in passes:
+        assert len(first) == len(second) == 5
+        assert len(set(first + second)) == 10
+    assert len({number for first, second in passes for number in first + second}) == 12
+    assert len({str(one) for one in passes}) == 8
+
+
+def test_the_labelled_order_of_a_process_follows_from_epoch_and_pass(monkeypatch):
+    images = ImageSet(torch.zeros(13, 1, 1, 1, dtype=torch.uint8), torch.zeros(13).long())
+
+    def passes(epoch, rank=0, seed="3"):
+        monkeypatch.setenv("PL_GLOBAL_SEED", seed)
+        sampler = RestartingSampler(images, num_replicas=2, rank=rank)
+        sampler.set_epoch(epoch)
+        first = list(sampler)
+        sampler.set_epoch(epoch)  # Lightning does so after it has made the first iterator
+        return [first, list(sampler)]
+
+    first, again = passes(1)
+    other_first, other_again = passes(1, rank=1)
+    assert first != again
+    assert passes(1) == [first, again]  # as in a resumed run
+    for mine, theirs in ((first, other_first), (again, other_again)):
+        assert len(set(mine + theirs)) == 12
+    assert passes(0)[0] != first
+    assert passes(1, seed="4")[0] != first
+    continued = RestartingSampler(images, num_replicas=2, rank=0)
+    continued.set_epoch(0)
+    list(continued), list(continued), list(continued)
+    continued.set_epoch(1)
+    assert list(continued) == passes(1, seed="4")[0]  # the number of passes in earlier epochs does not matter
 
 
 def test_semi_supervised_augments_both_batches_in_training_only_and_delegates_the_rest():

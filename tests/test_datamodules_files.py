@@ -25,6 +25,7 @@ from datamodules import (
     SVHNDataModule,
     USPSDataModule,
 )
+from datamodules.images import ImageDataModule
 
 ZOO_DATA = os.environ.get("ZOO_DATA", "")
 FROM_FILES = [
@@ -318,6 +319,52 @@ def test_a_class_that_only_the_test_split_has_is_named(pictures):
     (pictures / "test" / "green").mkdir()
     with pytest.raises(ValueError, match="classes without training pictures: green"):
         ImageFolderDataModule(str(pictures)).setup("test")
+
+
+@pytest.mark.parametrize(("side", "channels"), [("far", 3), ("near", 1)])
+def test_a_folder_of_ones_own_pictures_is_a_test_set_of_any_data_module(side, channels, pictures):
+    class Wide(ImageDataModule):
+        name, num_classes, image_shape = "wide", 2, (channels, 8, 12)
+
+        def load_split(self, train):
+            return torch.zeros(10, *self.image_shape, dtype=torch.uint8), torch.arange(10) % 2
+
+    data = Wide(str(pictures.parent), ood=["far/uniform", f"{side}/{pictures.name}"])
+    data.prepare_data()
+    assert data.test_sets == ("wide", "far/uniform", f"{side}/{pictures.name}")
+    outside = data.test_dataloader()[2].dataset
+    assert outside.images.shape == (6, channels, 8, 12)
+    assert outside.labels.tolist() == [-1] * 6
+    blue, red = outside.images[:3].float(), outside.images[3:].float()
+    if channels == 3:
+        assert (blue[:, 2] - blue[:, 0]).min() > 200
+        assert (red[:, 0] - red[:, 2]).min() > 200
+    else:
+        assert (blue - 0.114 * 255).abs().max() < 4
+        assert (red - 0.299 * 255).abs().max() < 4
+    with pytest.raises(ValueError, match=r"the 6 pictures of .* GiB at 8x12"):
+        type("Small", (Wide,), {"memory_limit": 6 * 3 * 8 * 12 - 1})(
+            str(pictures.parent), ood=[f"{side}/{pictures.name}"]
+        ).setup("test")
+
+
+def test_a_folder_for_ood_that_is_no_folder_of_pictures_is_refused_at_construction(pictures):
+    (pictures / "flat" / "test").mkdir(parents=True)
+    for name in ("far/moon", "far/flat", "far/..", "far/.", "far/", f"far/../{pictures.name}", f"away/{pictures.name}"):
+        with pytest.raises(ValueError, match=r"unknown ood set '.*'; there are .*svhn.* own in '.*<set>.test.<class>"):
+            DigitsDataModule(str(pictures), ood=[name])
+    with pytest.raises(ValueError, match="in-distribution set itself"):
+        ImageFolderDataModule(str(pictures), ood=[f"far/{pictures.name}"])
+
+
+def test_a_folder_for_ood_without_pictures_or_gone_is_named(pictures):
+    (pictures / "bare" / "test" / "any").mkdir(parents=True)
+    data = DigitsDataModule(str(pictures), ood=["far/bare"])
+    with pytest.raises(ValueError, match="ood set 'far/bare' of digits has no images"):
+        data.setup("test")
+    (pictures / "bare" / "test" / "any").rmdir()
+    with pytest.raises(FileNotFoundError, match="pictures of ood set 'far/bare' are no longer in data_dir="):
+        data.setup("test")
 
 
 def test_pictures_that_do_not_fit_into_memory_are_refused_before_they_are_read(pictures, monkeypatch):

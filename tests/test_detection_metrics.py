@@ -15,6 +15,11 @@ few_values = st.lists(st.integers(-4, 4), min_size=1, max_size=30)  # many ties
 floats = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=30)
 
 
+def figures_and_interval(inside, outside):
+    (resampled,) = metrics.bootstrap_aurocs([inside], [outside], resamples=20)
+    return detection_figures(inside, outside), metrics.bootstrap_interval(resampled)
+
+
 def test_toy_case_of_the_sheet():
     scores, is_ood = np.array([0.9, 0.8, 0.7, 0.6, 0.4, 0.2, 0.1]), np.array([1, 0, 1, 0, 0, 1, 0], bool)
     assert detection_figures(scores[~is_ood], scores[is_ood]) == pytest.approx(
@@ -75,19 +80,19 @@ def test_figures_agree_with_torchmetrics_without_its_sigmoid_and_differ_with_it(
 
 @given(floats, floats, st.randoms(use_true_random=False))
 def test_figures_do_not_depend_on_order(inside, outside, random):
-    expected = detection_figures(inside, outside)
+    expected = figures_and_interval(inside, outside)
     random.shuffle(inside)
     random.shuffle(outside)
-    assert detection_figures(inside, outside) == expected
+    assert figures_and_interval(inside, outside) == expected
 
 
 @given(few_values, few_values)
 def test_figures_do_not_change_under_a_strictly_increasing_transform(inside, outside):
     a, b = np.array(inside, float), np.array(outside, float)
-    expected = detection_figures(a, b)
-    assert detection_figures(1000 * a + 5, 1000 * b + 5) == expected
-    assert detection_figures(np.exp(a), np.exp(b)) == expected
-    assert detection_figures(np.arctan(a), np.arctan(b)) == expected
+    expected = figures_and_interval(a, b)
+    assert figures_and_interval(1000 * a + 5, 1000 * b + 5) == expected
+    assert figures_and_interval(np.exp(a), np.exp(b)) == expected
+    assert figures_and_interval(np.arctan(a), np.arctan(b)) == expected
 
 
 @given(few_values, few_values)
@@ -129,7 +134,7 @@ def test_bootstrap_agrees_with_resampling_by_hand():
         metrics.resample_counts(n, 20, seed).numpy() for n, seed in ((40, (5, 0, 0)), (30, (5, 1, 0)))
     )
     for column in range(20):
-        drawn = [np.repeat(s, c[:, column].astype(int)) for s, c in ((a, id_counts), (b, ood_counts))]
+        drawn = [np.repeat(np.sort(s), c[:, column].astype(int)) for s, c in ((a, id_counts), (b, ood_counts))]
         assert found[column] == detection_figures(*drawn)["auroc"]
 
 
@@ -149,6 +154,13 @@ def test_bootstrap_is_seeded_covers_the_estimate_and_leaves_the_global_state_alo
     shares = (b[:, None] > a).astype(float)
     delong = np.sqrt(shares.mean(1).var() / len(b) + shares.mean(0).var() / len(a))
     assert deviation == pytest.approx(delong, rel=0.15)
+
+
+def test_the_interval_of_a_score_does_not_depend_on_the_other_scores():
+    generator = np.random.default_rng(0)
+    a, b, c, d = (generator.normal(size=size) for size in (50, 40, 50, 40))
+    both = metrics.bootstrap_aurocs([c, a], [d, b], resamples=30)
+    assert (both[1] == metrics.bootstrap_aurocs([a], [b], resamples=30)[0]).all()
 
 
 def test_bootstrap_of_perfect_separation_is_a_point():

@@ -116,12 +116,12 @@ def test_no_figure_depends_on_the_batch_size(batch_size):
 
 
 def test_no_figure_depends_on_the_order_of_the_samples():
-    expected, _ = evaluate(resamples=0)
+    expected, _ = evaluate()
     data = Data()
     for dataset in data.tests:
         order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(1))
         dataset.tensors = tuple(tensor[order] for tensor in dataset.tensors)
-    found, _ = evaluate(data=data, resamples=0)
+    found, _ = evaluate(data=data)
     assert found == expected
 
 

@@ -109,6 +109,13 @@ def test_mahalanobis_of_the_sheet():
     assert found.tolist() == pytest.approx([0.5, 84.5], rel=1e-5)
 
 
+def test_mahalanobis_distances_to_every_class_of_the_sheet():
+    features, labels = gaussian_classes()
+    distances = ood_features._class_distances(features.double(), labels, ridge=0.0)
+    found = distances(torch.tensor([(1.0, 1.0), (5.0, 5.0)], dtype=torch.float64))
+    assert found.tolist() == [pytest.approx([0.5, 420.5]), pytest.approx([84.5, 144.5])]
+
+
 def test_mahalanobis_equals_numpy():
     features, labels = random_features(), torch.arange(200) % 5
     h, y = features.numpy(), labels.numpy()

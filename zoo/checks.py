@@ -24,7 +24,7 @@ def check_labelled_batch(x: Tensor, y: Tensor, image_shape: tuple[int, ...], num
             f"images of shape {tuple(x.shape[1:])} arrived, but the module was built for {tuple(image_shape)}: "
             "set its image_shape argument"
         )
-    if not torch.isfinite(x.sum()):
+    if not torch.isfinite(x.sum(dtype=torch.float32)):  # the sum of half precision would overflow
         images = torch.nonzero(~torch.isfinite(x).flatten(1).all(1)).flatten().tolist()
         raise ValueError(f"NaN or infinite pixels in {len(images)} of {len(x)} images of a batch: rows {images[:5]}")
     low, high = (int(value) for value in torch.aminmax(y))

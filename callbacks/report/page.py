@@ -156,8 +156,10 @@ FIGURES = {
     "brier": "Brier (sum over classes)",
     "ece": "ECE (equal-width bins)",
     "ace": "ECE (equal-count bins)",
+    "rmsce": "RMSCE (root mean square over bins)",
     "mce": "MCE",
     "classwise_ece": "Class-wise ECE",
+    "aurc": "AURC (risk-coverage curve)",
 }
 
 

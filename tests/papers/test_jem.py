@@ -1,17 +1,14 @@
-"""JEM: the exact numbers of a linear model, the sampler's laws, the memory, divergence and recovery."""
+"""JEM's parts: the exact numbers of a linear model, the sampler's laws, the memory, the signs of divergence."""
 
-import copy
 import math
 from typing import Any
 
-import lightning as L
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import grad
-from torch.utils.data import DataLoader, TensorDataset
 
 from zoo import JEM
 from zoo.jem.initialisation import ClassGaussians, class_moments
@@ -231,11 +228,12 @@ def test_slots_differ_within_a_batch_and_respect_the_classes():
 
 
 def test_a_slot_of_a_class_is_the_one_of_the_paper():
-    memory = ReplayMemory(torch.zeros(10_000, 1), num_classes=10)
-    slots = torch.cat([memory.slots(1, torch.tensor([3])) for _ in range(300)])
-    assert slots.min() >= 3000
-    assert slots.max() < 4000
-    assert 3000 + 7 == 3 * (10_000 // 10) + 7  # y = 3, u = 7
+    for classes, first in ((10, 3000), (100, 300)):
+        memory = ReplayMemory(torch.zeros(10_000, 1), classes)
+        per_class = 10_000 // classes
+        offsets = torch.randperm(per_class, generator=torch.Generator().manual_seed(5))
+        slots = memory.slots(1, torch.tensor([3]), torch.Generator().manual_seed(5))
+        assert slots.tolist() == [first + offsets[0]]  # y = 3, u = 7 is slot 3007 of 10 classes, 307 of 100
 
 
 def test_starts_equal_their_slots_or_are_all_new():
@@ -339,260 +337,3 @@ def test_rungs_come_in_turn():
     for count in range(1, 5):
         rungs = rungs.after(count)
     assert rungs == Rungs(learning_rate=0.25, steps=2, penalty=0.1)
-
-
-# --------------------------------------------------------------------- the module
-
-
-def tiny_jem(**arguments: Any) -> JEM:
-    defaults: dict[str, Any] = {
-        "image_shape": (1, 8, 8), "num_classes": 3, "network": "SmallConvNet", "network_args": {"width": 4},
-        "memory_size": 60, "sgld_steps": 3, "lr": 1e-2, "warmup_steps": 0, "snapshot_every_n_steps": 2,
-    }  # fmt: skip
-    L.seed_everything(0, verbose=False)
-    return JEM(**(defaults | arguments))
-
-
-def images(count: int = 48) -> TensorDataset:
-    generator = torch.Generator().manual_seed(0)
-    y = torch.arange(count) % 3
-    x = torch.rand(count, 1, 8, 8, generator=generator) - 1 + y[:, None, None, None] / 2
-    return TensorDataset(x.clamp(-1, 1), y)
-
-
-def fit(model: JEM, steps: int = 6, **arguments: Any) -> L.Trainer:
-    L.seed_everything(0, verbose=False)
-    trainer = L.Trainer(
-        max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, log_every_n_steps=1, **arguments,
-    )  # fmt: skip
-    trainer.fit(model, DataLoader(images(), batch_size=12, shuffle=True, drop_last=True))
-    return trainer
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {},
-        {"shared_batch": True},
-        {"class_conditional": True},
-        {"weight_px": 0.0, "weight_pyx": 0.0, "weight_pxy": 1.0},
-        {"weight_pxy": 0.5, "class_conditional": True},
-        {"memory_size": 0},
-        {"initialisation": "informative", "gradient_clip": 1.0, "clamp_samples": True, "noise_std": 0.0},
-        {"penalty": 0.1, "optimizer": "sgd"},
-        {"chain_precision": "bfloat16"},
-        {
-            "initialisation": "informative",
-            "network": "WideResNet",
-            "network_args": {"depth": 10, "width": 1, "norm": "batch"},
-        },
-    ],
-)
-def test_every_variant_trains(arguments):
-    model = tiny_jem(**arguments)
-    before = copy.deepcopy(model.state_dict())
-    trainer = fit(model, 3)
-    assert all(value.isfinite().all() for value in model.state_dict().values())
-    assert any(not torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    assert trainer.callback_metrics["train/loss"].isfinite()
-    assert model.sample(4).shape == (4, 1, 8, 8)
-    by_class = model.sample(5, label=2)
-    assert by_class.min() >= 0
-    assert by_class.max() <= 1
-
-
-def test_the_training_step_is_the_hand_written_one():
-    """One SGD step against plain PyTorch: chains, three separate passes, one backward."""
-    model = tiny_jem(noise_std=0.0, dequantisation_std=0.0, reinit_probability=0.0, optimizer="sgd", lr=0.1)
-    network = copy.deepcopy(model.network)
-    seen: dict[str, Tensor] = {}
-    draw = model.chains.draw
-
-    def spy(*arguments: Any) -> Any:
-        seen["memory"] = model.chains.memory.images.clone()
-        samples, slots = draw(*arguments)
-        seen["samples"], seen["slots"] = samples.clone(), slots.clone()
-        return samples, slots
-
-    model.chains.draw = spy
-    x, y = images(12)[:]
-    L.seed_everything(0, verbose=False)
-    trainer = L.Trainer(
-        max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False,
-    )  # fmt: skip
-    trainer.fit(model, DataLoader(TensorDataset(x, y), batch_size=12))
-
-    chain = seen["memory"][seen["slots"]]
-    for _ in range(3):
-        chain = chain.detach().requires_grad_()
-        (slope,) = torch.autograd.grad(network(chain).logsumexp(1).sum(), chain)
-        chain = chain + slope
-    torch.testing.assert_close(seen["samples"], chain.detach(), atol=1e-6, rtol=0)
-    x_p, x_l, y_l = x[:6], x[6:], y[6:]
-    loss = network(chain.detach()).logsumexp(1).mean() - network(x_p).logsumexp(1).mean()
-    loss = loss + nn.functional.cross_entropy(network(x_l), y_l)
-    loss.backward()
-    for parameter, trained in zip(network.parameters(), model.network.parameters(), strict=True):
-        torch.testing.assert_close(trained, parameter - 0.1 * parameter.grad, atol=1e-6, rtol=0)
-    assert torch.equal(model.chains.memory.images[seen["slots"]], seen["samples"])
-
-
-def test_forced_divergence_recovers_and_training_ends_well():
-    """At step 3 the weights are blown up: the memory must not see it, and the run must end finite and lower."""
-
-    class Saboteur(L.Callback):
-        poisoned = False
-        memory = None
-
-        def on_train_batch_start(self, trainer, module, batch, batch_idx):
-            if trainer.global_step == 3 and not self.poisoned:
-                self.poisoned = True
-                self.memory = module.chains.memory.images.clone()
-                with torch.no_grad():
-                    for parameter in module.network.parameters():
-                        parameter.mul_(1e4)
-
-        def on_train_batch_end(self, trainer, module, *_):
-            assert module.chains.memory.images.abs().max() < 10
-
-    model = tiny_jem(shared_batch=True)
-    with pytest.warns(UserWarning, match="diverged at step 3.*recovery 1 of at most 5"):
-        trainer = fit(model, 40, callbacks=[Saboteur()])
-    assert model.recovery.count == 1
-    assert model.recovery.rungs.learning_rate == 0.5
-    assert trainer.callback_metrics["train/recoveries"] == 1
-    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.005)
-    assert trainer.callback_metrics["train/pyx"] < 0.9, "below log 3 = 1.1: it still learns"
-    assert all(parameter.isfinite().all() for parameter in model.parameters())
-    assert model.report_notes()["recoveries from divergence"] == 1
-
-
-def test_too_many_divergences_end_with_advice():
-    model = tiny_jem(max_energy_gap=-1.0, max_recoveries=3)  # every step counts as diverged
-    with pytest.warns(UserWarning, match="recovery"), pytest.raises(RuntimeError, match=r"3 times already.*penalty"):
-        fit(model, 5)
-
-
-def test_a_second_divergence_goes_back_to_the_older_snapshot():
-    model = tiny_jem()
-    fit(model, 4)
-    recovery, network, optimizer = model.recovery, model.network, model.trainer.optimizers[0]
-    recovery._states.clear()
-    marks = []
-    for value in (1.0, 2.0):
-        with torch.no_grad():
-            network.head.bias.fill_(value)
-        recovery.take_snapshot(network, optimizer, None)
-        marks.append(value)
-    recovery.go_back(network, optimizer, None)
-    assert network.head.bias[0] == 2.0
-    recovery.go_back(network, optimizer, None)
-    assert network.head.bias[0] == 1.0
-    with torch.no_grad():
-        network.head.bias.fill_(math.nan)
-    recovery.take_snapshot(network, optimizer, None)  # refused: not finite
-    recovery.go_back(network, optimizer, None)
-    assert network.head.bias[0] == 1.0
-
-
-def test_a_checkpoint_keeps_memory_and_recoveries(tmp_path):
-    model = tiny_jem()
-    trainer = fit(model)
-    model.recovery.count = 2
-    trainer.save_checkpoint(tmp_path / "a.ckpt")
-    assert torch.load(tmp_path / "a.ckpt", weights_only=True)["jem"]["memory"].shape == (60, 1, 8, 8)
-    loaded = JEM.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
-    assert loaded.recovery.count == 2
-    torch.testing.assert_close(loaded._restored["memory"], model.chains.memory.images)
-    found = loaded.sample(3, steps=0)
-    inside = (model.chains.memory.images + 1) / 2
-    assert all((inside.clamp(0, 1) - image).abs().flatten(1).amax(1).min() < 1e-6 for image in found)
-
-
-def test_sampling_changes_neither_memory_nor_training():
-    runs = []
-    for look in (False, True):
-
-        class Look(L.Callback):
-            look_now = look
-
-            def on_train_batch_end(self, trainer, module, *_):
-                if self.look_now:
-                    with torch.random.fork_rng(devices=[]):
-                        module.sample(4)
-
-        model = tiny_jem()
-        fit(model, 4, callbacks=[Look()])
-        runs.append((model.state_dict(), model.chains.memory.images))
-    assert all(torch.equal(runs[0][0][key], runs[1][0][key]) for key in runs[0][0])
-    assert torch.equal(runs[0][1], runs[1][1])
-
-
-def test_scores_are_the_papers_and_work_in_a_test_run():
-    model = tiny_jem()
-    fit(model, 2)
-    x, y = images(9)[:]
-    model.eval()
-    expected = model.ood_scores(x)
-    gathered: dict[str, Tensor] = {}
-
-    class Score(L.Callback):
-        def on_test_batch_end(self, trainer, module, outputs, batch, *_):
-            assert torch.is_inference_mode_enabled()
-            gathered.update(module.ood_scores(batch[0]))
-
-    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[Score()])
-    trainer.test(model, DataLoader(TensorDataset(x, y), batch_size=9), verbose=False)
-    variable = x.clone().requires_grad_()
-    logits = model(variable)
-    (slope,) = torch.autograd.grad(logits.logsumexp(1).sum(), variable)
-    for scores in (expected, gathered):
-        close(scores["log_density"], -logits.detach().logsumexp(1), 1e-5)
-        close(scores["approximate_mass"], slope.flatten(1).norm(dim=1), 1e-5)
-        assert scores["max_probability"].argsort().equal((-logits.softmax(1).amax(1)).argsort())
-    assert all(parameter.grad is None or not parameter.grad.isnan().any() for parameter in model.parameters())
-
-
-def test_semi_supervised_batches_use_two_different_minibatches():
-    model = tiny_jem(dequantisation_std=0.0)
-    x, y = images(12)[:]
-    x_p, x_l, y_l = model._minibatches({"labelled": (x[:5], y[:5]), "unlabelled": x[5:]})
-    assert torch.equal(x_p, x[5:])
-    assert torch.equal(x_l, x[:5])
-    assert torch.equal(y_l, y[:5])
-    x_p, x_l, y_l = model._minibatches((x, y))
-    assert torch.equal(torch.cat([x_p, x_l]), x)
-    assert torch.equal(y_l, y[6:])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"network": "WideResNet", "network_args": {"depth": 10, "width": 1, "norm": "batch"}}, "informative"),
-        ({"weight_pxy": 1.0}, "weight_pxy=1.0 mix"),
-        ({"weight_px": 0.0}, "both 0"),
-        ({"network": "Nothing"}, "'Nothing' is unknown.*SmallConvNet"),
-        ({"network_args": {"depth": 3}}, "depth.*SmallConvNet"),
-        ({"num_classes": 1}, "at least 2"),
-    ],
-)
-def test_bad_arguments_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        tiny_jem(**arguments)
-
-
-def test_a_memory_that_does_not_divide_is_refused_before_the_first_step():
-    with pytest.raises(ValueError, match=r"memory_size is 50.*3 classes x 1 processes"):
-        fit(tiny_jem(memory_size=50))
-
-
-def test_nan_pixels_are_refused_and_not_taken_for_divergence():
-    model = tiny_jem(shared_batch=True)
-    x, y = images(12)[:]
-    x[3] = math.nan
-    trainer = L.Trainer(max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False)
-    with pytest.raises(ValueError, match=r"NaN or infinite pixels in 1 of 12 images.*rows \[3\]"):
-        trainer.fit(model, DataLoader(TensorDataset(x, y), batch_size=12))
-    assert model.recovery.count == 0

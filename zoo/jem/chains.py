@@ -63,8 +63,9 @@ class Chains:
                     if isinstance(module, _BatchNorm):
                         module.track_running_stats = False
                         module.running_mean = module.running_var = module.num_batches_tracked = None
-            for frozen, current in zip(self._frozen.parameters(), network.parameters(), strict=True):
-                frozen.copy_(current)
+            state = network.state_dict()
+            for name, frozen in self._frozen.state_dict().items():  # buffers too, but for the statistics left out
+                frozen.copy_(state[name])
         return self._frozen
 
     def run(
@@ -84,11 +85,17 @@ class Chains:
 
     def start(self, count: int, labels: Tensor | None, device: torch.device, generator: Generator | None) -> Tensor:
         """New starts ``(count, C, H, W)``: uniform, or from the Gaussians of these labels or of random ones."""
+        if self.gaussians is not None and self.gaussians.mean.device != device:
+            self.gaussians = ClassGaussians(self.gaussians.mean.to(device), self.gaussians.factor.to(device))
         if self.gaussians is None:
             return uniform_start(count, self.image_shape, device, generator)
         if labels is None:
             labels = torch.randint(self.num_classes, (count,), device=device, generator=generator)
         return self.gaussians.sample(labels, self.image_shape, generator)
+
+    def random_labels(self, count: int, device: torch.device) -> Tensor:
+        """Labels ``(count,)``, uniform over the classes."""
+        return torch.randint(self.num_classes, (count,), device=device, generator=self.generator)
 
     def draw(self, network: nn.Module, count: int, labels: Tensor | None, steps: int) -> tuple[Tensor, Tensor | None]:
         """Run ``count`` chains from the memory; returns their ends and the slots to write them to."""
@@ -111,24 +118,24 @@ class Chains:
         return None if self.memory is None else self.memory.images
 
     def stored(self, network: nn.Module, loaded: Tensor | None, label: int | None, partitioned: bool) -> Tensor:
-        """Images to sample from: the memory's, else those of a loaded checkpoint, else none.
+        """Images to sample from: those of a checkpoint loaded since the training, else the memory's.
 
         Args:
-            network: Decides which images belong to the label, unless the memory is partitioned.
-            loaded: ``(N, C, H, W)`` that stand in for a missing memory, or None.
+            network: Its frozen copy decides which images belong to the label, unless the memory is partitioned.
+            loaded: ``(N, C, H, W)`` of the checkpoint, or None.
             label: Only images of this class, or None for all.
             partitioned: Whether the memory holds the classes one after the other.
 
         Returns:
-            ``(n, C, H, W)``, n at least 0.
+            ``(n, C, H, W)``, n at least 0; none where there is neither.
         """
-        images = loaded if self.memory is None else self.memory.images
+        images = self.images if loaded is None else loaded
         if images is None or label is None:
             return torch.empty(0, *self.image_shape) if images is None else images
         if partitioned:
             return images.view(self.num_classes, -1, *self.image_shape)[label]
-        device = next(network.parameters()).device
-        found = [network(part.to(device)).argmax(1).to(part.device) == label for part in images.split(500)]
+        frozen, device = self._freeze(network), next(network.parameters()).device
+        found = [frozen(part.to(device, self.dtype)).argmax(1).to(part.device) == label for part in images.split(500)]
         return images[torch.cat(found)]
 
     def write(self, slots: Tensor, images: Tensor) -> None:

@@ -1,8 +1,10 @@
 """Where Langevin chains start: uniform noise, or Gaussians fitted to the classes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import CombinedLoader
 from torch import Generator, Tensor
 
 
@@ -86,3 +88,23 @@ def class_moments(batches: Iterable[tuple[Tensor, Tensor]], num_classes: int) ->
     if count is None or total is None or outer is None:
         raise ValueError("no training batch; an informative initialisation needs the training images")
     return count, total, outer
+
+
+def fit_class_gaussians(trainer: Trainer, num_classes: int) -> ClassGaussians:
+    """Class Gaussians from one pass over the training batches as a step sees them; the same on all processes.
+
+    Args:
+        trainer: In its fit, with batches ``(x, y)`` or ``{"labelled": (x, y), ...}``.
+        num_classes: K.
+
+    Raises:
+        ValueError: When there is no batch, or a class has no image.
+    """
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for batch, _, _ in CombinedLoader(trainer.train_dataloader, "max_size_cycle"):
+            moved = trainer.strategy.batch_to_device(batch, trainer.strategy.root_device)
+            yield moved["labelled"] if isinstance(moved, dict) else moved
+
+    moments = class_moments(batches(), num_classes)
+    return ClassGaussians.from_moments(*(trainer.strategy.reduce(moment, reduce_op="sum") for moment in moments))

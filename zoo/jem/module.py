@@ -1,19 +1,20 @@
 """JEM: a classifier whose logits are also an energy-based model of the images."""
 
-from collections.abc import Iterator
+import math
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities import CombinedLoader, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ..checks import check_labelled_batch
 from ..log_interval import logs_now
 from ..nets import build_network
+from .arguments import check_arguments
 from .chains import Chains
-from .initialisation import ClassGaussians, class_moments
+from .initialisation import ClassGaussians, fit_class_gaussians
 from .loss import (
     conditional_generative_loss,
     energy_penalty,
@@ -52,7 +53,8 @@ class JEM(LightningModule):
         memory_size: Slots of the replay memory over all processes; 0 starts every chain anew.
         reinit_probability: Probability that a chain starts anew.
         initialisation: Where chains start: ``uniform`` noise, or ``informative`` class Gaussians (JEM++), fitted to one
-            pass over the training batches. Batch normalisation is allowed with the latter only.
+            pass over the training batches. Batch normalisation is allowed with the latter only, which adds K x D x D
+            numbers for D pixels to each checkpoint: 0.4 GB for CIFAR-10, 4 GB for CIFAR-100.
         dequantisation_std: Standard deviation of the noise added to training images, in units of [-1, 1].
         penalty: Weight of the energy penalty.
         chain_precision: Precision of the network inside the chains; their state stays float32.
@@ -68,7 +70,8 @@ class JEM(LightningModule):
         snapshot_every_n_steps: Steps between the good states that a recovery returns to.
 
     Raises:
-        ValueError: For batch normalisation with uniform starts, or both sampling modes on one memory.
+        ValueError: For a value that is none of the choices or out of its range, no generative term, both kinds of
+            chains on one memory, or batch normalisation with uniform starts.
     """
 
     def __init__(
@@ -108,18 +111,10 @@ class JEM(LightningModule):
         self.save_hyperparameters()
         self.image_shape = image_shape
         self.network: Any = self.build_network()
-        self._batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.network.modules())
-        if self._batch_norm and initialisation == "uniform":
-            raise ValueError("batch normalisation in the network needs initialisation='informative', not 'uniform'")
-        if weight_px == 0 and weight_pxy == 0:
-            raise ValueError("weight_px and weight_pxy are both 0, which leaves no generative term: use Classifier")
-        if weight_px > 0 and weight_pxy > 0 and not class_conditional:
-            raise ValueError(
-                f"weight_px={weight_px} and weight_pxy={weight_pxy} mix unconditional and conditional chains in one "
-                "memory; set class_conditional=True, or one of the weights to 0"
-            )
+        batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.network.modules())
+        check_arguments(self.hparams, batch_norm)
         self.recovery = Recovery()
-        self._restored: dict[str, Tensor] = {}
+        self._restored: dict[str, Any] = {}  # from a checkpoint, until training goes on
         self.chains = Chains(
             self.image_shape,
             num_classes,
@@ -190,34 +185,43 @@ class JEM(LightningModule):
             raise ValueError(f"sample got n={n} and label={label}; expected n >= 1 and a label below {h.num_classes}")
         labels = None if label is None else torch.full((n,), label, device=self.device)
         with torch.no_grad():
-            partitioned = h.class_conditional or h.weight_pxy > 0
-            x = self.chains.stored(self.network, self._restored.get("memory"), label, partitioned)
+            x = self.chains.stored(
+                self.network, self._restored.get("memory"), label, h.class_conditional or h.weight_pxy > 0
+            )
             x = x[torch.randperm(len(x))[:n].to(x.device)].to(self.device)
             if missing := n - len(x):
-                fresh_labels = None if labels is None else labels[:missing]
-                visits = round(1 / max(h.reinit_probability, 0.05))  # of a slot before it starts anew
-                fresh = self.chains.start(missing, fresh_labels, self.device, None)
-                x = torch.cat([x, self.chains.run(self.network, fresh, fresh_labels, h.sgld_steps * visits, None)])
+                some = None if labels is None else labels[:missing]
+                steps_of_a_slot = round(h.sgld_steps / max(h.reinit_probability, 0.05)) if h.memory_size else 0
+                start = self.chains.start(missing, some, self.device, None)
+                x = torch.cat([x, self.chains.run(self.network, start, some, steps_of_a_slot, None)])
             x = self.chains.run(self.network, x, labels, h.sgld_steps if steps is None else steps, None)
             return x.add_(1).div_(2).clamp_(0, 1)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """One step: run the chains, then one backward through all terms; recover where it diverged."""
+        """One step: run the chains, weigh the terms for one backward; recover where it diverged.
+
+        Raises:
+            ValueError: For a batch of another shape, NaN pixels, or labels out of range.
+            RuntimeError: After ``max_recoveries`` recoveries.
+        """
         x_p, x_l, y_l = self._minibatches(batch)
         check_labelled_batch(x_l, y_l, self.image_shape, self.hparams["num_classes"])
         if not torch.isfinite(x_p.sum()):
             raise ValueError("NaN or infinite pixels in a batch of unlabelled images")
         while True:
-            loss, gap, parts, samples, slots = self._losses(x_p, x_l, y_l)
-            bad = diverged(loss, gap, samples, self.hparams["max_energy_gap"], self.hparams["max_out_of_range"])
+            loss, gaps, parts, drawn = self._losses(x_p, x_l, y_l)
+            samples = torch.cat([ends for ends, _ in drawn])
+            bad = diverged(loss, gaps, samples, self.hparams["max_energy_gap"], self.hparams["max_out_of_range"])
             if not self.trainer.strategy.reduce_boolean_decision(bool(bad), all=False):  # all ranks, or none
                 break
-            self._recover(float(loss.detach()), float(gap))
-        if slots is not None:
-            self.chains.write(slots, samples)
+            self._recover(float(loss.detach()), float(gaps[0]))
+        for ends, slots in drawn:
+            if slots is not None:
+                self.chains.write(slots, ends)
         if logs_now(self.trainer):
+            self.log("train/loss", loss, prog_bar=True)
             outside = (samples.abs() > 1).float().mean()
-            parts |= {"train/loss": loss, "train/energy_gap": gap, "train/out_of_range": outside}
+            parts |= {"train/energy_gap": gaps[0], "train/out_of_range": outside}
             self.log_dict({**parts, "train/recoveries": float(self.recovery.count)})
         return loss
 
@@ -225,7 +229,7 @@ class JEM(LightningModule):
         """``x_p``, and ``(x_l, y_l)``, with dequantisation noise; one tensor serves as both if the batch is shared."""
         if isinstance(batch, dict):
             x_p, (x_l, y_l) = batch["unlabelled"], batch["labelled"]
-        elif self.hparams["shared_batch"] or len(batch[0]) < 2:
+        elif self.hparams["shared_batch"] or self.hparams["weight_px"] == 0 or len(batch[0]) < 2:
             (x_l, y_l), x_p = batch, batch[0]
         else:
             x, y = batch
@@ -241,48 +245,39 @@ class JEM(LightningModule):
 
     def _losses(
         self, x_p: Tensor, x_l: Tensor, y_l: Tensor
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor], Tensor, Tensor | None]:
-        """The weighted loss, the energy gap, the loss' parts, the chains' ends and their slots."""
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor], list[tuple[Tensor, Tensor | None]]]:
+        """The weighted loss, the energy gap of each generative term, the parts, and the chains' ends with their slots.
+
+        The terms of the official code: p(x) on ``x_p`` and chains of their own, p(y|x) and p(x|y) on ``x_l, y_l``.
+        """
         h: Any = self.hparams
-        if h.weight_pxy > 0:
-            labels: Tensor | None = y_l
-            x_p = x_l
-        elif h.class_conditional:
-            labels = torch.randint(h.num_classes, (len(x_p),), device=self.device, generator=self.chains.generator)
-        else:
-            labels = None
-        samples, slots = self.chains.draw(self.network, len(x_p), labels, h.sgld_steps * self.recovery.rungs.steps)
-        f_p, f_q, f_l = self._logits(x_p, samples.to(x_p.dtype), x_l)
-        parts: dict[str, Tensor] = {}
-        loss = f_l.new_zeros((), dtype=torch.float32)
+        steps, penalty = h.sgld_steps * self.recovery.rungs.steps, h.penalty + self.recovery.rungs.penalty
+        drawn = []
         if h.weight_px > 0:
-            parts["train/px"] = generative_loss(f_p, f_q)
-            loss = loss + h.weight_px * parts["train/px"]
+            labels = self.chains.random_labels(len(x_p), self.device) if h.class_conditional else None
+            drawn.append(self.chains.draw(self.network, len(x_p), labels, steps))
+        if h.weight_pxy > 0:
+            drawn.append(self.chains.draw(self.network, len(x_l), y_l, steps))
+        # One pass for each minibatch: one over all images at once is a little slower on a CPU
+        # (benchmarks/step_time.py), and batch statistics forbid it.
+        f_l = self(x_l)
+        f_q = [self(samples.to(x_l.dtype)) for samples, _ in drawn]
+        parts, loss = {"train/acc": (f_l.argmax(1) == y_l).float().mean()}, f_l.new_zeros((), dtype=torch.float32)
+        gaps = []
         if h.weight_pyx > 0:
             parts["train/pyx"] = functional.cross_entropy(f_l.float(), y_l)
             loss = loss + h.weight_pyx * parts["train/pyx"]
+        if h.weight_px > 0:
+            f_p = f_l if x_p is x_l else self(x_p)
+            parts["train/px"] = generative_loss(f_p, f_q[0])
+            parts["train/log_density"] = log_density(f_p.detach()).mean()
+            loss = loss + h.weight_px * parts["train/px"] + penalty * energy_penalty(f_p, f_q[0])
+            gaps.append(-parts["train/px"].detach())
         if h.weight_pxy > 0:
-            parts["train/pxy"] = conditional_generative_loss(f_l, f_q, y_l)
-            loss = loss + h.weight_pxy * parts["train/pxy"]
-        penalty = h.penalty + self.recovery.rungs.penalty
-        if penalty > 0:
-            loss = loss + penalty * energy_penalty(f_p, f_q)
-        with torch.no_grad():
-            gap = -generative_loss(f_p, f_q)
-            parts["train/log_density"] = log_density(f_p).mean()
-            parts["train/acc"] = (f_l.argmax(1) == y_l).float().mean()
-        return loss, gap, parts, samples, slots
-
-    def _logits(self, x_p: Tensor, x_q: Tensor, x_l: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits of data, samples and labelled data: one pass unless batch statistics forbid it; none twice."""
-        if self._batch_norm:
-            f_p, f_q = self(x_p), self(x_q)
-            return f_p, f_q, (f_p if x_l is x_p else self(x_l))
-        if x_l is x_p:
-            f_p, f_q = self(torch.cat([x_p, x_q])).split([len(x_p), len(x_q)])
-            return f_p, f_q, f_p
-        f_p, f_q, f_l = self(torch.cat([x_p, x_q, x_l])).split([len(x_p), len(x_q), len(x_l)])
-        return f_p, f_q, f_l
+            parts["train/pxy"] = conditional_generative_loss(f_l, f_q[-1], y_l)
+            loss = loss + h.weight_pxy * parts["train/pxy"] + penalty * energy_penalty(f_l, f_q[-1])
+            gaps.append(-parts["train/pxy"].detach())
+        return loss, torch.stack(gaps), parts, drawn
 
     def _recover(self, loss: float, gap: float) -> None:
         """Return to the last good weights and memory with another seed and the next rung."""
@@ -290,8 +285,9 @@ class JEM(LightningModule):
         what = f"JEM diverged at step {self.global_step} (loss {loss:.4g}, energy gap {gap:.4g})"
         if self.recovery.count >= limit:
             raise RuntimeError(
-                f"{what} and has recovered {limit} times already (max_recoveries). Lower lr, raise sgld_steps, set "
-                "penalty to 0.1, or use gradient_clip=1 with clamp_samples; the last checkpoint is untouched"
+                f"{what} and has recovered {limit} times already (max_recoveries). Train anew, or go on from the last "
+                "checkpoint, which is untouched, by JEM.load_from_checkpoint(path, lr=...): with a lower lr, more "
+                "sgld_steps, a penalty of 0.1, or gradient_clip=1 with clamp_samples"
             )
         self.recovery.go_back(self.network, self.trainer.optimizers[0], self.chains.images)
         self._seed_chains(self.recovery.count)
@@ -299,15 +295,20 @@ class JEM(LightningModule):
 
     def report_notes(self) -> dict[str, str | float]:
         """What a report should say about this run: recoveries and the rungs they led to."""
+        count = max(self.recovery.count, self._restored.get("recoveries", 0))
         changed = {f"{name} after recoveries": value for name, value in self.recovery.rungs._asdict().items()}
-        return {"recoveries from divergence": self.recovery.count} | (changed if self.recovery.count else {})
+        return {"recoveries from divergence": count} | (changed if self.recovery.count else {})
 
     def _seed_chains(self, salt: int) -> None:
         """A random sequence of its own for each rank, so that no two ranks draw the same noise."""
         self.chains.seed(torch.initial_seed() + 1_000_003 * salt + 7919 * (self.global_rank + 1), self.device)
 
     def on_train_start(self) -> None:
-        """Allocate or restore this process' share of the memory and its random state."""
+        """Allocate or restore this process' share of the memory and its random state.
+
+        Raises:
+            ValueError: When the memory cannot be shared out evenly over classes and processes.
+        """
         world = self.trainer.world_size
         h: Any = self.hparams
         if h.memory_size % (h.num_classes * world):
@@ -316,9 +317,11 @@ class JEM(LightningModule):
             )
         self._seed_chains(0)
         self.chains.restore(self._restored, world, self.global_rank, self.device)
+        if self._restored:
+            self.recovery.count, self.recovery.rungs = self._restored["recoveries"], Rungs(*self._restored["rungs"])
         self._restored = {}
         if h.initialisation == "informative" and self.chains.gaussians is None:
-            self.chains.gaussians = self._fit_gaussians()
+            self.chains.gaussians = fit_class_gaussians(self.trainer, h.num_classes)
         if h.memory_size and self.chains.memory is None:
             self.chains.fill_memory(h.memory_size // world, self.device)
         self.recovery.take_snapshot(self.network, self.trainer.optimizers[0], self.chains.images)
@@ -328,29 +331,21 @@ class JEM(LightningModule):
         if self.global_step % self.hparams["snapshot_every_n_steps"] == 0:
             self.recovery.take_snapshot(self.network, self.trainer.optimizers[0], self.chains.images)
 
-    def _fit_gaussians(self) -> ClassGaussians:
-        """Class Gaussians from one pass over the training batches, the same on all ranks."""
-
-        def batches() -> Iterator[tuple[Tensor, Tensor]]:
-            for batch, _, _ in CombinedLoader(self.trainer.train_dataloader, "max_size_cycle"):
-                moved = self.trainer.strategy.batch_to_device(batch, self.device)
-                yield moved["labelled"] if isinstance(moved, dict) else moved
-
-        moments = class_moments(batches(), self.hparams["num_classes"])
-        return ClassGaussians.from_moments(*(self.trainer.strategy.reduce(m, reduce_op="sum") for m in moments))
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the memories and random states of all ranks, the Gaussians, and what recoveries changed."""
+        recovery = {"recoveries": self.recovery.count, "rungs": list(self.recovery.rungs)}
         # Loaded and not trained since: what was loaded is the state.
-        state = self._restored or self.chains.state(self.all_gather, self.trainer.world_size)
-        checkpoint["jem"] = {"recoveries": self.recovery.count, "rungs": list(self.recovery.rungs), **state}
+        checkpoint["jem"] = self._restored or recovery | self.chains.state(self.all_gather, self.trainer.world_size)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what the checkpoint holds until training starts, or until someone samples."""
-        state = dict(checkpoint.get("jem", {}))
-        self.recovery.count = state.pop("recoveries", 0)
-        self.recovery.rungs = Rungs(*state.pop("rungs", ()))
-        self._restored = state
+        """Keep what the checkpoint holds until training goes on; until then it serves for sampling."""
+        self._restored = dict(checkpoint.get("jem", {}))
+        if "mean" in self._restored:
+            self.chains.gaussians = ClassGaussians(self._restored["mean"], self._restored["factor"])
+
+    def on_train_end(self) -> None:
+        """Let go of the good states."""
+        self.recovery.forget()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Cross-entropy and accuracy, on images without dequantisation noise."""
@@ -387,8 +382,9 @@ class JEM(LightningModule):
             optimizer = torch.optim.Adam(self.parameters(), h.lr, weight_decay=h.weight_decay)
 
         def factor(step: int) -> float:
-            batches = self.trainer.num_training_batches  # infinite until the loaders are set up
-            epoch = int(step * self.trainer.accumulate_grad_batches // max(batches, 1))
+            batches = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+            # Infinite before the loaders are set up, and for a loader without a length.
+            epoch = self.current_epoch if math.isinf(batches) else step // max(math.ceil(batches), 1)
             rate = learning_rate_factor(step, epoch, h.warmup_steps, h.decay_epochs, h.decay_rate)
             return rate * self.recovery.rungs.learning_rate
 

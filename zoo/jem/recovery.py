@@ -17,7 +17,7 @@ def diverged(
 
     Args:
         loss: Scalar.
-        energy_gap: Scalar, ``mean LSE(data) - mean LSE(samples)``.
+        energy_gap: ``mean LSE(data) - mean LSE(samples)`` of each generative term, or a scalar.
         samples: ``(B, ...)`` ends of the Langevin chains.
         max_energy_gap: Widest gap, in nats, that counts as healthy.
         max_out_of_range: Largest share of pixels beyond 3 that counts as healthy.
@@ -26,7 +26,7 @@ def diverged(
         A boolean scalar on the loss' device.
     """
     out_of_range = (samples.abs() > 3).float().mean()
-    healthy = loss.isfinite() & (energy_gap.abs() <= max_energy_gap)
+    healthy = loss.isfinite() & (energy_gap.abs() <= max_energy_gap).all()
     healthy &= samples.isfinite().all() & (out_of_range <= max_out_of_range)
     return ~healthy
 
@@ -84,6 +84,10 @@ class Recovery:
         if all(bool(value.isfinite().all()) for value in weights.values()):
             state = {"network": weights, "optimizer": optimizer.state_dict(), "memory": memory}
             self._states.append(clone_to_cpu(state))
+
+    def forget(self) -> None:
+        """Drop the states, which take as much memory as the run's own."""
+        self._states.clear()
 
     def go_back(self, network: nn.Module, optimizer: Optimizer, memory: Tensor | None) -> None:
         """Restore the newest good state in place and climb to the next rung; learning rates stay with the schedule."""

@@ -46,7 +46,7 @@ def sgld(
     # context, also builds the graph of the gradient: 7 % slower on a wide ResNet.
     with torch.inference_mode(False), torch.enable_grad():
         x = x.detach().clone()
-        noise = torch.empty_like(x)
+        noise = torch.empty(x.shape, dtype=x.dtype, device=x.device)  # contiguous: normal_ is far faster
         for _ in range(steps):
             (gradient,) = torch.autograd.grad(log_density_fn(x.requires_grad_()).sum(), x)
             x = x.detach()

@@ -23,7 +23,7 @@ class _Block(nn.Module):
         make_norm = _NORMS[norm]
         self.residual = nn.Sequential(
             make_norm(inputs), nn.LeakyReLU(0.2), nn.Conv2d(inputs, outputs, 3, padding=1), nn.Dropout(dropout),
-            make_norm(outputs), nn.LeakyReLU(0.2), nn.Conv2d(outputs, outputs, 3, stride, padding=1),
+            make_norm(outputs), nn.LeakyReLU(0.2, inplace=True), nn.Conv2d(outputs, outputs, 3, stride, padding=1),
         )  # fmt: skip
         # The shortcut takes the raw block input, before norm and activation.
         same = inputs == outputs and stride == 1
@@ -73,7 +73,7 @@ class WideResNet(nn.Module):
                 layers.append(_Block(channels, outputs, stride if block == 0 else 1, dropout, norm))
                 channels = outputs
         self.body = nn.Sequential(
-            *layers, _NORMS[norm](channels), nn.LeakyReLU(0.2), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+            *layers, _NORMS[norm](channels), nn.LeakyReLU(0.2, inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()
         )
         self.head = nn.Linear(channels, num_classes)
 
