@@ -8,6 +8,18 @@ from collections.abc import Callable
 import torch
 
 
+def now() -> float:
+    """Seconds on the clock of all timings: the GPU's work done so far if there is one, else the process' CPU time.
+
+    CPU time, because another process on the same cores makes wall-clock time useless; on an idle machine with one
+    thread the two are equal.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
 def alternate(contestants: dict[str, Callable[[], None]], rounds: int, warmup: int = 1) -> dict[str, list[float]]:
     """Step all contestants in turn: A B C, A B C, ...
 
@@ -17,34 +29,33 @@ def alternate(contestants: dict[str, Callable[[], None]], rounds: int, warmup: i
         warmup: Turns before them that are not timed.
 
     Returns:
-        Name to the process' CPU seconds of each timed step. CPU time, because another process on the same cores makes
-        wall-clock time useless; on an idle machine with one thread the two are equal.
+        Name to the seconds of each timed step.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(warmup + rounds):
         for name, step in contestants.items():
-            start = time.process_time()
+            start = now()
             step()
             if turn >= warmup:
-                seconds[name].append(time.process_time() - start)
+                seconds[name].append(now() - start)
     return seconds
 
 
-def print_ratios(seconds: dict[str, list[float]], unit: str = "s", scale: float = 1.0) -> dict[str, float]:
-    """Print each contestant's median step and its ratio to the first: median over the rounds [smallest, largest].
+def print_ratios(figures: dict[str, list[float]], unit: str = "s", scale: float = 1.0) -> dict[str, float]:
+    """Print each contestant's median and its ratio to the first: median over the rounds [smallest, largest].
 
     Args:
-        seconds: From :func:`alternate`.
+        figures: Name to one figure a round: seconds as from :func:`alternate`, or speeds.
         unit: Name of the printed unit.
-        scale: Seconds are multiplied by it.
+        scale: What the printed medians are multiplied by.
 
     Returns:
         Name to the median ratio.
     """
-    base = next(iter(seconds.values()))
+    base = next(iter(figures.values()))
     medians = {}
-    width = max(map(len, seconds))
-    for name, values in seconds.items():
+    width = max(map(len, figures))
+    for name, values in figures.items():
         ratios = [value / reference for value, reference in zip(values, base, strict=True)]
         medians[name] = statistics.median(ratios)
         spread = f"[{min(ratios):.3f}, {max(ratios):.3f}]"

@@ -5,6 +5,7 @@ bar, a CSV logger, W&B offline, checkpoints and all the callbacks of the recipe.
 """
 
 import argparse
+import functools
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
@@ -68,14 +70,14 @@ def bare_trainer(width: int, loader: DataLoader[tuple[Tensor, ...]]) -> float:
     return clock.seconds
 
 
-def full_trainer(width: int, loader: DataLoader[tuple[Tensor, ...]]) -> float:
-    """CPU seconds of the Trainer with everything on."""
+def full_trainer(width: int, loader: DataLoader[tuple[Tensor, ...]], refresh_rate: int = 1) -> float:
+    """CPU seconds of the Trainer with everything on, the progress bar drawn at every ``refresh_rate``-th step."""
     clock = Clock()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         wandb = WandbLogger(save_dir=folder, project="overhead", offline=True)
         loggers = [CSVLogger(folder, name="", version=""), wandb]
-        evaluation = [Randomness(), CalibrationEvaluation(), OODEvaluation(), Report()]
+        evaluation = [Randomness(), CalibrationEvaluation(), OODEvaluation(), Report(), TQDMProgressBar(refresh_rate)]
         trainer = L.Trainer(
             max_epochs=1, accelerator="cpu", callbacks=[*evaluation, clock], logger=loggers, default_root_dir=folder
         )
@@ -97,6 +99,7 @@ def main() -> None:
         "raw loop": raw_loop,
         "Trainer, everything off": bare_trainer,
         "Trainer, everything on": full_trainer,
+        "the same, TQDM_MINITERS=10": functools.partial(full_trainer, refresh_rate=10),
     }
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(arguments.rounds + 1):  # the first turn is the warm-up

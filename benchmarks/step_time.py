@@ -6,7 +6,6 @@ other contestants take their turn between two batches.
 
 import argparse
 import copy
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,21 +17,21 @@ from torch.utils.data import DataLoader, TensorDataset
 from zoo import JEM
 from zoo.jem.loss import generative_loss
 
-from .frame import print_machine, print_ratios
+from .frame import now, print_machine, print_ratios
 
 
 def jem_loop(network: nn.Module, x: Tensor, y: Tensor, steps: int) -> Callable[[], None]:
     """JEM's official algorithm, written down plainly: float32, contiguous, three passes, the graph retained."""
-    network = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
+    network = copy.deepcopy(network).to(x.device).to(memory_format=torch.contiguous_format)
     optimizer = torch.optim.Adam(network.parameters(), 1e-4)
-    memory = torch.rand(10_000, *x.shape[1:]) * 2 - 1
+    memory = torch.rand(10_000, *x.shape[1:], device=x.device) * 2 - 1
 
     def step() -> None:
         x_p = x + 0.03 * torch.randn_like(x)
         x_l = x + 0.03 * torch.randn_like(x)
         network.eval()
-        slots = torch.randint(len(memory), (len(x),))
-        renew = (torch.rand(len(x)) < 0.05).float()[:, None, None, None]
+        slots = torch.randint(len(memory), (len(x),), device=x.device)
+        renew = (torch.rand(len(x), device=x.device) < 0.05).float()[:, None, None, None]
         x_q = (renew * (torch.rand_like(x) * 2 - 1) + (1 - renew) * memory[slots]).requires_grad_()
         for _ in range(steps):
             (gradient,) = torch.autograd.grad(network(x_q).logsumexp(1).sum(), [x_q], retain_graph=True)
@@ -53,10 +52,10 @@ class OnePass(JEM):
     """With one pass over real images and samples, in the module's place of three."""
 
     def _losses(self, x_p: Tensor, x_l: Tensor, y_l: Tensor) -> Any:
-        samples, slots = self.chains.draw(self.network, len(x_p), None, self.hparams["sgld_steps"])
-        f_p, f_q, f_l = self(torch.cat([x_p, samples, x_l])).split(len(x_p))
+        drawn = self.chains.draw(self.network, len(x_p), None, self.hparams["sgld_steps"])
+        f_p, f_q, f_l = self(torch.cat([x_p, drawn[0], x_l])).split(len(x_p))
         px = generative_loss(f_p, f_q)
-        return px + nn.functional.cross_entropy(f_l, y_l), -px.detach(), {}, samples, slots
+        return px + nn.functional.cross_entropy(f_l, y_l), -px.detach()[None], {}, [drawn]
 
 
 class Turns(L.Callback):
@@ -70,24 +69,28 @@ class Turns(L.Callback):
 
     def on_train_batch_start(self, *_: Any) -> None:
         """The module's turn begins."""
-        self.start = time.process_time()
+        self.start = now()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, i: int
     ) -> None:
         """It ends, and the other's begins."""
-        middle = time.process_time()
+        middle = now()
         self.other()
         if i >= self.warmup:
-            self.seconds[0].append(time.process_time() - middle)
+            self.seconds[0].append(now() - middle)
             self.seconds[1].append(middle - self.start)
 
 
-def compare(module: L.LightningModule, batches: DataLoader, other: Callable[[], None], name: str) -> None:
+def compare(
+    module: L.LightningModule, batches: DataLoader, other: Callable[[], None], name: str, precision: Any
+) -> None:
     """Alternate the module's training step with another step and print their ratio."""
     turns = Turns(other, warmup=1)
     quiet: Any = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = L.Trainer(max_epochs=1, callbacks=[turns], enable_model_summary=False, accelerator="cpu", **quiet)
+    trainer = L.Trainer(
+        max_epochs=1, callbacks=[turns], enable_model_summary=False, devices=1, precision=precision, **quiet
+    )
     trainer.fit(module, batches)
     print_ratios({"plain loop": turns.seconds[0], name: turns.seconds[1]})
 
@@ -96,24 +99,28 @@ def jem(arguments: argparse.Namespace) -> None:
     """JEM on a wide ResNet: each lever alone and all together."""
     size, rounds = arguments.batch_size, arguments.rounds
     torch.manual_seed(0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     x, y = torch.rand(size, 3, 32, 32) * 2 - 1, torch.arange(size) % 10
     # Each half of a batch is one minibatch; the plain loop trains on as many images.
     batches = DataLoader(TensorDataset(x.repeat(2 * (rounds + 1), 1, 1, 1), y.repeat(2 * (rounds + 1))), 2 * size)
     network_args = {"depth": arguments.depth, "width": arguments.width}
-    variants: dict[str, tuple[type[JEM], Any, torch.memory_format]] = {
-        "contiguous": (JEM, "float32", torch.contiguous_format),
-        "contiguous, one pass": (OnePass, "float32", torch.contiguous_format),
-        "channels-last": (JEM, "float32", torch.channels_last),
-        "channels-last, one pass": (OnePass, "float32", torch.channels_last),
-        "contiguous, bfloat16 chain": (JEM, "bfloat16", torch.contiguous_format),
-        "channels-last, bfloat16 chain": (JEM, "bfloat16", torch.channels_last),
+    variants: dict[str, tuple[type[JEM], Any, torch.memory_format, Any]] = {
+        "channels-last": (JEM, "float32", torch.channels_last, "32-true"),
+        "channels-last, bfloat16 chain": (JEM, "bfloat16", torch.channels_last, "32-true"),
+        "channels-last, bfloat16 chain, bf16-mixed": (JEM, "bfloat16", torch.channels_last, "bf16-mixed"),
     }
-    if not arguments.all:
-        variants = {name: variants[name] for name in ("channels-last", "channels-last, bfloat16 chain")}
-    for name, (module_class, precision, layout) in variants.items():
-        module = module_class(network_args=network_args, sgld_steps=arguments.steps, chain_precision=precision)
+    if arguments.all:
+        variants |= {
+            "contiguous": (JEM, "float32", torch.contiguous_format, "32-true"),
+            "contiguous, one pass": (OnePass, "float32", torch.contiguous_format, "32-true"),
+            "channels-last, one pass": (OnePass, "float32", torch.channels_last, "32-true"),
+            "contiguous, bfloat16 chain": (JEM, "bfloat16", torch.contiguous_format, "32-true"),
+        }
+    for name, (module_class, chain_precision, layout, precision) in variants.items():
+        module = module_class(network_args=network_args, sgld_steps=arguments.steps, chain_precision=chain_precision)
         module.network.to(memory_format=layout)
-        compare(module, batches, jem_loop(module.network, x, y, arguments.steps), name)
+        loop = jem_loop(module.network, x.to(device), y.to(device), arguments.steps)
+        compare(module, batches, loop, name, precision)
 
 
 def main() -> None:

@@ -41,6 +41,7 @@ def describe(trainer: Trainer, pl_module: LightningModule) -> Record:
     data = getattr(trainer, "datamodule", None)
     device = trainer.strategy.root_device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    threads = torch.get_num_threads()
     notes = getattr(pl_module, "report_notes", None)
     return {
         "format": FORMAT,
@@ -52,7 +53,7 @@ def describe(trainer: Trainer, pl_module: LightningModule) -> Record:
         },
         "parameters": sum(parameter.numel() for parameter in pl_module.parameters()),
         "seed": plain(os.environ.get("PL_GLOBAL_SEED")),
-        "device": f"{device.type} ({name}), {torch.get_num_threads()} threads",
+        "device": f"{device.type} ({name}), {threads} thread{'s' if threads > 1 else ''}",
         "processes": trainer.world_size,
         "precision": str(trainer.precision),
         "versions": {"python": platform.python_version()} | {package: version(package) for package in PACKAGES},

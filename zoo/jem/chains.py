@@ -71,7 +71,18 @@ class Chains:
     def run(
         self, network: nn.Module, x: Tensor, labels: Tensor | None, steps: int, generator: Generator | None
     ) -> Tensor:
-        """Run chains from ``x`` ``(B, C, H, W)``, with labels ``(B,)`` on ``f(x)[y]``; returns their ends."""
+        """Run chains from a given start.
+
+        Args:
+            network: Its frozen copy is refreshed first.
+            x: ``(B, C, H, W)``, the start.
+            labels: ``(B,)`` integers to ascend ``f(x)[y]``, or None to ascend ``LSE f(x)``.
+            steps: Number of steps, at least 0.
+            generator: Source of the noise, the global one by default.
+
+        Returns:
+            ``(B, C, H, W)`` float32, the chains' ends.
+        """
         frozen = self._freeze(network)
         with torch.inference_mode(False):
             labels = None if labels is None else labels.clone()
@@ -98,7 +109,17 @@ class Chains:
         return torch.randint(self.num_classes, (count,), device=device, generator=self.generator)
 
     def draw(self, network: nn.Module, count: int, labels: Tensor | None, steps: int) -> tuple[Tensor, Tensor | None]:
-        """Run ``count`` chains from the memory; returns their ends and the slots to write them to."""
+        """Run chains from the memory, or from new starts where there is none.
+
+        Args:
+            network: Its frozen copy is refreshed first.
+            count: Number of chains B.
+            labels: ``(B,)`` integers for chains of these classes, or None.
+            steps: Number of steps, at least 0.
+
+        Returns:
+            The chains' ends ``(B, C, H, W)``, and the slots ``(B,)`` to write them to, if there is a memory.
+        """
         memory = self.memory
         if memory is None:
             start = self.start(count, labels, next(network.parameters()).device, self.generator)
