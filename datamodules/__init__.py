@@ -14,6 +14,7 @@ from .vision import (
     FashionMNISTDataModule,
     KMNISTDataModule,
     MNISTDataModule,
+    STL10DataModule,
     SVHNDataModule,
     USPSDataModule,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "ImageFolderDataModule",
     "KMNISTDataModule",
     "MNISTDataModule",
+    "STL10DataModule",
     "SVHNDataModule",
     "SemiSupervisedDataModule",
     "USPSDataModule",

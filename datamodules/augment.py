@@ -77,6 +77,32 @@ def random_flip(images: Tensor, share: tuple[int, int] = (0, 1)) -> Tensor:
     return both.index_select(0, torch.arange(count, device=images.device) + flipped * count)
 
 
+def cutout(images: Tensor, side: int, fill: Tensor, share: tuple[int, int] = (0, 1)) -> Tensor:
+    """Fills a square hole in each image, at a place of its own (DeVries and Taylor 2017).
+
+    The centre is uniform over all pixels, and a hole that crosses the border is clipped: as in the official code, the
+    hole is the rows and columns from ``centre - side // 2`` to ``centre + side // 2 - 1`` that there are.
+
+    Args:
+        images: (B, C, H, W), any dtype.
+        side: Rows and columns of the hole; an odd one counts as the even number below.
+        fill: (C, 1, 1) or a shape that broadcasts to it, of the dtype and on the device of ``images``.
+        share: Rank of this process and number of processes.
+
+    Returns:
+        (B, C, H, W), same dtype.
+    """
+    count, _, height, width = images.shape
+    rank, processes = share
+    inside = []
+    for length in (height, width):
+        centre = torch.randint(0, length, (processes, count), device=images.device)[rank]
+        offset = torch.arange(length, device=images.device) - centre[:, None]
+        inside.append((offset >= -(side // 2)) & (offset < side // 2))
+    rows, columns = inside
+    return torch.where(rows[:, None, :, None] & columns[:, None, None, :], fill, images)
+
+
 def normalise(images: Tensor, mean: float | tuple[float, ...] = 0.5, std: float | tuple[float, ...] = 0.5) -> Tensor:
     """Turns bytes into floats: ``(images / 255 - mean) / std``.
 

@@ -33,6 +33,9 @@ class ImageFolderDataModule(ImageDataModule):
         ood: list[str] | None = None,
         held_out_classes: list[int] | None = None,
         augment: bool = True,
+        cutout: int = 0,
+        classes_per_batch: int | None = None,
+        class_limited_epochs: int | None = None,
         download: bool = False,
     ) -> None:
         """Looks at the names of the folders; reads no picture.
@@ -49,6 +52,10 @@ class ImageFolderDataModule(ImageDataModule):
             held_out_classes: Classes, as positions in the sorted names, removed from training, validation and test;
                 the others are renumbered from 0.
             augment: Whether training images are cropped and mirrored at random.
+            cutout: Side in pixels, an even number, of the hole in each training image; 0 for none.
+            classes_per_batch: Classes in a training batch; None for plain shuffling.
+            class_limited_epochs: Epochs with ``classes_per_batch``, after which batches are plainly shuffled; None for
+                all.
             download: Whether missing files of other sets in ``ood`` are downloaded when a run begins.
 
         Raises:
@@ -82,6 +89,9 @@ class ImageFolderDataModule(ImageDataModule):
             ood=ood,
             held_out_classes=held_out_classes,
             augment=augment,
+            cutout=cutout,
+            classes_per_batch=classes_per_batch,
+            class_limited_epochs=class_limited_epochs,
             download=download,
         )
 

@@ -1,15 +1,17 @@
 """The machinery of all image data modules: arguments, splits, loaders, and the transform on the device."""
 
+import os
 from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
 from . import ood_sets
-from .augment import normalise, random_crop, random_flip
+from .augment import cutout, normalise, random_crop, random_flip
+from .class_limited import ClassLimitedBatchSampler
 from .image_set import ImageSet, UnlabelledSet, as_is, stratified_split
 from .pictures import decode_all
 from .sources import SOURCES, Source, Split
@@ -61,6 +63,9 @@ class ImageDataModule(LightningDataModule):
         ood: list[str] | None = None,
         held_out_classes: list[int] | None = None,
         augment: bool = True,
+        cutout: int = 0,
+        classes_per_batch: int | None = None,
+        class_limited_epochs: int | None = None,
         download: bool = False,
     ) -> None:
         """Checks the arguments; reads and downloads nothing, only looks for the folders of pictures named in ``ood``.
@@ -81,6 +86,14 @@ class ImageDataModule(LightningDataModule):
                 name. All labels are -1. The generated sets are as large as the test set.
             held_out_classes: Classes removed from training, validation and test; the others are renumbered from 0.
             augment: Whether training images are cropped and mirrored at random.
+            cutout: Side in pixels, an even number, of the square hole in each training image, with or without
+                ``augment``; 0 for none. Its centre is any pixel, what crosses the border is clipped, and it is filled
+                with the mean of the training images in each channel: what the 0 of the published recipes is after
+                their normalisation. In [-1, 1] a 0 would be grey, and that an object on black digits.
+            classes_per_batch: Classes in a training batch, see ``class_limited.ClassLimitedBatchSampler``; None for
+                plain shuffling.
+            class_limited_epochs: Epochs with ``classes_per_batch``, after which batches are plainly shuffled; None for
+                all.
             download: Whether missing files are downloaded when a run begins.
 
         Raises:
@@ -107,6 +120,9 @@ class ImageDataModule(LightningDataModule):
         if not self.val_split >= 0 or (self.val_split >= 1 and self.val_split % 1):  # NaN fails too
             raise ValueError(f"val_split must be a share in [0, 1) or a whole number of images, got {val_split}")
         self.augment, self.download = augment, download
+        if cutout % 2 or not 0 <= cutout <= min(self.image_shape[1:]):
+            raise ValueError(f"cutout must be an even number in 0..{min(self.image_shape[1:])}, got {cutout}")
+        self.cutout = cutout
         self.held_out_classes = sorted(set(held_out_classes or []))
         for label in self.held_out_classes:
             if not 0 <= label < self.num_classes:
@@ -117,11 +133,23 @@ class ImageDataModule(LightningDataModule):
                 f"a classifier needs two classes: {self.name} has {self.num_classes}, "
                 f"and held_out_classes={held_out_classes} leaves {len(self.kept_classes)}"
             )
+        most = min(batch_size, len(self.kept_classes))
+        if classes_per_batch is not None and not 1 <= classes_per_batch <= most:
+            raise ValueError(
+                f"classes_per_batch must lie in 1..{most} for batch_size={batch_size} and the {len(self.kept_classes)} "
+                f"classes of {self.name}, got {classes_per_batch}"
+            )
+        if class_limited_epochs is not None and (classes_per_batch is None or class_limited_epochs < 0):
+            raise ValueError(
+                f"class_limited_epochs={class_limited_epochs} must be at least 0, and needs classes_per_batch"
+            )
+        self.classes_per_batch, self.class_limited_epochs = classes_per_batch, class_limited_epochs
         self.ood = list(ood or [])
         ood_sets.check_names(self.ood, self.name, self.image_shape, bool(self.held_out_classes), self.data_dir)
         self.full_classes, self.num_classes = self.num_classes, len(self.kept_classes)
         self._fit_sets: tuple[ImageSet, ImageSet] | None = None
         self._test_sets: list[ImageSet] | None = None
+        self._mean: Tensor | None = None
 
     @property
     def test_sets(self) -> tuple[str, ...]:
@@ -175,7 +203,7 @@ class ImageDataModule(LightningDataModule):
     def train_dataloader(self) -> Any:
         """Shuffled batches of ``batch_size``; the remainder of an epoch is dropped."""
         train, _ = self.fit_sets()
-        return self.loader(train, self.batch_size, train=True)
+        return self.loader(train, self.batch_size, train=True, labels=train.labels)
 
     def val_dataloader(self) -> Any:
         """One loader of the validation set; an empty list for ``val_split=0``, which makes Lightning skip it."""
@@ -209,6 +237,7 @@ class ImageDataModule(LightningDataModule):
         batch_size: int,
         train: bool = False,
         sampler: Sampler[int] | None = None,
+        labels: Tensor | None = None,
     ) -> DataLoader:
         """A plain DataLoader, in which Lightning can put the sampler of several processes.
 
@@ -217,6 +246,7 @@ class ImageDataModule(LightningDataModule):
             batch_size: Images in a batch.
             train: Whether batches are shuffled and a last smaller one is dropped.
             sampler: The order, instead of a shuffled one.
+            labels: (N,) labels of the images, for the batches of ``classes_per_batch`` if it is given.
 
         Raises:
             ValueError: A training set has fewer images than one batch (of all processes together).
@@ -226,12 +256,13 @@ class ImageDataModule(LightningDataModule):
             raise ValueError(
                 f"batch_size={batch_size}{each} is more than the {len(images)} training images of {self.name}"
             )
+        shuffle = train and sampler is None
+        order: dict[str, Any] = {"batch_size": batch_size, "shuffle": shuffle, "sampler": sampler, "drop_last": train}
+        if labels is not None and self.classes_per_batch is not None:
+            order = {"batch_sampler": self._class_limited(labels, self.classes_per_batch)}
         return DataLoader(
             images,
-            batch_size=batch_size,
-            shuffle=train and sampler is None,
-            sampler=sampler,
-            drop_last=train,
+            **order,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             collate_fn=as_is,
@@ -242,14 +273,15 @@ class ImageDataModule(LightningDataModule):
         """Makes floats of the bytes, on the device; augments in the training loop only."""
         images, labels = batch
         training = self.trainer is not None and self.trainer.training
-        return self.transform(images, augment=training and self.augment), labels
+        return self.transform(images, augment=training and self.augment, cut=training), labels
 
-    def transform(self, images: Tensor, augment: bool = False) -> Tensor:
+    def transform(self, images: Tensor, augment: bool = False, cut: bool = False) -> Tensor:
         """The transform of a batch; no two processes augment alike.
 
         Args:
             images: (B, C, H, W) uint8.
             augment: Whether to crop and mirror at random, each image for itself.
+            cut: Whether to cut the hole of ``cutout``, if there is one, into each image.
 
         Returns:
             (B, C, H, W) float32, normalised.
@@ -258,7 +290,29 @@ class ImageDataModule(LightningDataModule):
             images = random_crop(images, self.padding, self.padding_mode, self.share)
         if augment and self.flip:
             images = random_flip(images, self.share)
-        return normalise(images, self.mean, self.std)
+        floats = normalise(images, self.mean, self.std)
+        if cut and self.cutout:
+            floats = cutout(floats, self.cutout, self._training_mean(floats.device), self.share)
+        return floats
+
+    def _training_mean(self, device: torch.device) -> Tensor:
+        """Mean of the training images in each channel, normalised, (1, C, 1, 1) float32; computed once."""
+        if self._mean is None:
+            pixels = self.fit_sets()[0].images.numpy().mean((0, 2, 3), keepdims=True)
+            self._mean = normalise(torch.from_numpy(pixels), self.mean, self.std)
+        self._mean = self._mean.to(device)
+        return self._mean
+
+    def _class_limited(self, labels: Tensor, classes: int) -> ClassLimitedBatchSampler:
+        """Training batches of few classes; Lightning makes this anew with the sampler of several processes."""
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # what Lightning takes for its own: the same on all ranks
+        # Lightning does not see that batches change when it is to overfit to some.
+        fixed = SequentialSampler(labels) if getattr(self.trainer, "overfit_batches", 0) else None
+        epoch = 0 if self.trainer is None else self.trainer.current_epoch
+        limited = self.class_limited_epochs
+        return ClassLimitedBatchSampler(
+            labels, self.batch_size, classes, seed, limited, drop_last=True, epoch=epoch, sampler=fixed
+        )
 
     def _foreign(self, name: str) -> Source | None:
         """The published set behind an out-of-distribution set, None for a generated one or a folder of pictures."""

@@ -70,13 +70,15 @@ class SemiSupervisedDataModule(LightningDataModule):
 
         Raises:
             TypeError: ``data`` is not an image data module.
-            ValueError: ``labels_per_class`` is less than 1.
+            ValueError: ``labels_per_class`` is less than 1, or ``data`` has ``classes_per_batch``.
         """
         super().__init__()
         if not isinstance(data, ImageDataModule):
             raise TypeError(f"data must be an image data module such as DigitsDataModule, got {type(data).__name__}")
         if labels_per_class is not None and labels_per_class < 1:
             raise ValueError(f"labels_per_class must be at least 1 or None, got {labels_per_class}")
+        if data.classes_per_batch is not None:
+            raise ValueError(f"classes_per_batch={data.classes_per_batch} is not for semi-supervised batches")
         self.data, self.labels_per_class, self.seed = data, labels_per_class, seed
         wrapped = {"class_path": type(data).__name__, **data.hparams}
         self.save_hyperparameters({"data": wrapped, "labels_per_class": labels_per_class, "seed": seed}, logger=False)
@@ -159,9 +161,10 @@ class SemiSupervisedDataModule(LightningDataModule):
         self.data.trainer = self.trainer
         if not isinstance(batch, dict):
             return self.data.on_after_batch_transfer(batch, dataloader_idx)
-        augment = self.data.augment and self.trainer is not None and self.trainer.training
+        training = self.trainer is not None and self.trainer.training
+        augment = training and self.data.augment
         images, labels = batch["labelled"]
         return {
-            "labelled": (self.data.transform(images, augment), labels),
-            "unlabelled": self.data.transform(batch["unlabelled"], augment),
+            "labelled": (self.data.transform(images, augment, cut=training), labels),
+            "unlabelled": self.data.transform(batch["unlabelled"], augment, cut=training),
         }

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import ClassVar
 
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
-from torchvision.datasets import CIFAR10, CIFAR100, KMNIST, MNIST, SVHN, USPS, FashionMNIST, VisionDataset
+from torchvision.datasets import CIFAR10, CIFAR100, KMNIST, MNIST, STL10, SVHN, USPS, FashionMNIST, VisionDataset
 
 Split = tuple[Tensor, Tensor]
 
@@ -153,6 +154,16 @@ def _svhn(root: str, train: bool, download: bool) -> Split:
     return _tensors(SVHN(root, split="train" if train else "test", download=download))
 
 
+class _LabelledSTL10(STL10):
+    """Without the 2.6 GB of unlabelled images, which torchvision would want and check whenever it reads a split."""
+
+    train_list: ClassVar[list[list[str]]] = STL10.train_list[:2]
+
+
+def _stl10(root: str, train: bool, download: bool) -> Split:
+    return _tensors(_LabelledSTL10(root, split="train" if train else "test", download=download))
+
+
 DIGITS_SOURCE = Source("Digits", 10, (1, 8, 8), _digits)
 MNIST_SOURCE = _mnist_like(MNIST)
 FASHION_MNIST_SOURCE = _mnist_like(FashionMNIST)
@@ -161,6 +172,13 @@ USPS_SOURCE = Source("USPS", 10, (1, 16, 16), _usps, ("usps.bz2", "usps.t.bz2"))
 SVHN_SOURCE = Source("SVHN", 10, (3, 32, 32), _svhn, ("train_32x32.mat", "test_32x32.mat"))
 CIFAR10_SOURCE = _cifar(CIFAR10, 10)
 CIFAR100_SOURCE = _cifar(CIFAR100, 100)
+STL10_SOURCE = Source(
+    "STL10",
+    10,
+    (3, 96, 96),
+    _stl10,
+    tuple(os.path.join(STL10.base_folder, file) for file, _ in _LabelledSTL10.train_list + STL10.test_list),
+)
 
 SOURCES = {
     source.name: source
@@ -173,5 +191,6 @@ SOURCES = {
         SVHN_SOURCE,
         CIFAR10_SOURCE,
         CIFAR100_SOURCE,
+        STL10_SOURCE,
     )
 }

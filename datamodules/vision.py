@@ -72,3 +72,16 @@ class CIFAR100DataModule(CIFAR10DataModule):
     """CIFAR-100: 50,000 + 10,000 pictures of 100 classes, 32x32, RGB. Augmentation as for CIFAR-10."""
 
     source = sources.CIFAR100_SOURCE
+
+
+class STL10DataModule(ImageDataModule):
+    """STL-10: 5,000 + 8,000 labelled pictures of 10 classes, 96x96, RGB; not the unlabelled ones, nor the ten folds.
+
+    The published archive has 2.6 GB, most of them unlabelled; ``unlabeled_X.bin`` can be deleted. Augmentation: crops
+    from 12 mirrored pixels on each side, and mirroring of the image.
+    """
+
+    source = sources.STL10_SOURCE
+    padding = 12
+    padding_mode = "reflect"
+    flip = True

@@ -180,8 +180,8 @@ def test_lightning_gives_two_real_processes_disjoint_halves(tmp_path, monkeypatc
 
 
 @IN_A_FORK
-@pytest.mark.parametrize(("padding", "flip"), [(2, False), (0, True)])
-def test_two_processes_with_equal_seeds_and_no_callback_augment_differently(padding, flip, tmp_path):
+@pytest.mark.parametrize(("padding", "flip", "cutout"), [(2, False, 0), (0, True, 0), (0, False, 2)])
+def test_two_processes_with_equal_seeds_and_no_callback_augment_differently(padding, flip, cutout, tmp_path):
     class Alike(Numbered):
         """One picture, again and again: what differs was drawn."""
 
@@ -194,7 +194,7 @@ def test_two_processes_with_equal_seeds_and_no_callback_augment_differently(padd
             torch.save(torch.stack([as_bytes(x) for x, _ in self.seen["train"]]), tmp_path / f"{self.global_rank}.pt")
             torch.save(torch.get_rng_state(), tmp_path / f"state{self.global_rank}.pt")
 
-    data = Alike(batch_size=10, val_split=0)
+    data = Alike(batch_size=10, val_split=0, cutout=cutout)
     data.padding, data.flip = padding, flip
     pl.seed_everything(0, verbose=False)
     trainer(devices=2, strategy="ddp_fork", num_sanity_val_steps=0).fit(Writer(), data)
@@ -438,8 +438,10 @@ def test_every_exported_name_is_a_data_module_the_command_line_can_build(monkeyp
     for name in datamodules.__all__:
         if name not in ("ImageFolderDataModule", "SemiSupervisedDataModule"):
             data = command_line(
-                monkeypatch, "--data", name, "--data.val_split=0.2", "--data.ood=[far/uniform]"
-            ).datamodule
+                monkeypatch, "--data", name, "--data.val_split=0.2", "--data.ood=[far/uniform]",
+                "--data.cutout=4", "--data.classes_per_batch=5", "--data.class_limited_epochs=9",
+            ).datamodule  # fmt: skip
+            assert (data.cutout, data.classes_per_batch, data.class_limited_epochs) == (4, 5, 9)
             assert type(data).__name__ == name
             assert (data.val_split, data.test_sets[1:]) == (0.2, ("far/uniform",))
             assert len(data.image_shape) == 3

@@ -22,8 +22,10 @@ from datamodules import (
     ImageFolderDataModule,
     KMNISTDataModule,
     MNISTDataModule,
+    STL10DataModule,
     SVHNDataModule,
     USPSDataModule,
+    sources,
 )
 from datamodules.images import ImageDataModule
 
@@ -34,6 +36,7 @@ FROM_FILES = [
     FashionMNISTDataModule,
     KMNISTDataModule,
     MNISTDataModule,
+    STL10DataModule,
     SVHNDataModule,
     USPSDataModule,
 ]
@@ -95,6 +98,18 @@ def write_usps(root):
         Path(root, file).write_bytes(bz2.compress("\n".join(lines).encode()))
 
 
+def write_stl10(root, monkeypatch):
+    """Bytes of one image after another, columns before rows, and labels from 1; without checksums, as above."""
+    folder = Path(root, "stl10_binary")
+    folder.mkdir()
+    for split, count in (("train", 30), ("test", 20)):
+        images, labels = drawn(count, (3, 96, 96), 10, count)
+        (folder / f"{split}_X.bin").write_bytes(images.transpose(0, 1, 3, 2).tobytes())
+        (folder / f"{split}_y.bin").write_bytes((labels + 1).astype(np.uint8).tobytes())
+        lists = [[f"{split}_X.bin", None], [f"{split}_y.bin", None]]
+        monkeypatch.setattr(sources._LabelledSTL10, f"{split}_list", lists)
+
+
 def expect(data, count, shape, classes, seed=20):
     images, labels = drawn(count, shape, classes, seed)
     test = data.test_dataloader()[0].dataset
@@ -130,6 +145,30 @@ def test_the_svhn_format_is_read_from_the_folder_or_its_subfolder(subfolder, tmp
     (tmp_path / subfolder).mkdir(exist_ok=True)
     write_svhn(tmp_path / subfolder, monkeypatch)
     expect(SVHNDataModule(tmp_path), 20, (3, 32, 32), 10)
+
+
+@pytest.mark.parametrize("subfolder", ["", "STL10"])
+def test_the_stl10_format_is_read_without_the_unlabelled_images(subfolder, tmp_path, monkeypatch):
+    (tmp_path / subfolder).mkdir(exist_ok=True)
+    write_stl10(tmp_path / subfolder, monkeypatch)
+    data = STL10DataModule(tmp_path, val_split=10, batch_size=5, ood=["far/digits", "near/interpolated"])
+    data.prepare_data()
+    expect(data, 20, (3, 96, 96), 10)
+    assert [len(split) for split in data.fit_sets()] == [20, 10]
+    assert [len(loader.dataset) for loader in data.test_dataloader()] == [20, 300, 20]
+    assert data.transform(data.fit_sets()[0].images, augment=True).shape == (20, 3, 96, 96)
+    assert MNISTDataModule(tmp_path, ood=["far/stl10"]).test_sets == ("mnist", "far/stl10")
+
+
+def test_a_damaged_stl10_is_named(tmp_path, monkeypatch):
+    write_stl10(tmp_path, monkeypatch)
+    file = tmp_path / "stl10_binary" / "test_X.bin"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"files of STL10 in .* damaged or incomplete"):
+        STL10DataModule(tmp_path).setup("test")
+    monkeypatch.setattr(sources._LabelledSTL10, "test_list", published.STL10.test_list)  # with the checksums
+    with pytest.raises(ValueError, match=r"files of STL10 in .* damaged or incomplete"):
+        STL10DataModule(tmp_path).setup("fit")
 
 
 @pytest.mark.parametrize("subfolder", ["", "USPS"])
@@ -176,7 +215,7 @@ def test_a_failing_download_gives_the_same_message_and_the_cause(kind, tmp_path,
     def refuse(*args, **kwargs):
         raise URLError("no network")
 
-    for module in ("mnist", "cifar", "usps", "svhn"):
+    for module in ("mnist", "cifar", "stl10", "usps", "svhn"):
         for function in ("download_url", "download_and_extract_archive"):
             monkeypatch.setattr(f"torchvision.datasets.{module}.{function}", refuse, raising=False)
     with pytest.raises(FileNotFoundError, match=r"is not in data_dir=.*The download failed:.*no network") as caught:

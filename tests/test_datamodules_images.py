@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from data_sets import Numbered, as_bytes
+from data_sets import Numbered, Recorder, as_bytes, trainer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules import DigitsDataModule
-from datamodules.augment import normalise, random_crop, random_flip, windows
+from datamodules import DigitsDataModule, SemiSupervisedDataModule
+from datamodules.augment import cutout, normalise, random_crop, random_flip, windows
 
 GENERATED = ["near/interpolated", "near/rotated", "far/uniform", "far/gaussian", "far/constant", "far/photo_patches"]
 
@@ -69,6 +69,94 @@ def test_flip_mirrors_about_half_of_the_images_and_leaves_the_others():
     assert 420 < mirrored.sum() < 580
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    count=st.integers(1, 5),
+    channels=st.sampled_from([1, 3]),
+    height=st.integers(1, 9),
+    width=st.integers(1, 9),
+    side=st.integers(0, 10),
+    dtype=st.sampled_from([torch.uint8, torch.float32]),
+    seed=st.integers(0, 2**31),
+)
+def test_every_image_gets_one_clipped_hole_around_one_of_its_pixels(count, channels, height, width, side, dtype, seed):
+    images = torch.arange(1, count * channels * height * width + 1).view(count, channels, height, width)
+    images = (images % 200 + 1).to(dtype)
+    fill = torch.arange(201, 201 + channels).view(-1, 1, 1).to(dtype)
+    torch.manual_seed(seed)
+    found = cutout(images, side, fill)
+    assert found.dtype == dtype
+    half = side // 2
+    for image, cut in zip(images.numpy(), found.numpy(), strict=True):
+        naive = []
+        for y in range(height):
+            for x in range(width):
+                expected = image.copy()
+                expected[:, max(0, y - half) : y + half, max(0, x - half) : x + half] = fill.numpy()
+                naive.append(expected)
+        assert any(np.array_equal(cut, expected) for expected in naive)
+
+
+def test_centres_of_holes_are_uniform_over_all_pixels_and_drawn_for_each_image():
+    torch.manual_seed(0)
+    holes = cutout(torch.zeros(30_000, 1, 5, 6), 2, torch.ones(1, 1, 1))[:, 0]
+    # A hole of side 2 is its centre, and the neighbours above and to the left that there are: the last one tells.
+    centre = 29 - holes.flatten(1).flip(1).argmax(1)
+    counts = torch.bincount(centre, minlength=30)
+    assert len(counts) == 30
+    assert (counts - 1000).abs().max() < 160  # five standard deviations
+
+
+class Painted(Numbered):
+    """Two colours, whose mean is neither."""
+
+    image_shape = (3, 8, 8)
+
+    def load_split(self, train):
+        images = torch.tensor([10, 20, 30], dtype=torch.uint8).view(1, 3, 1, 1).repeat(40, 1, 8, 8)
+        images[:10] += 100
+        return images, torch.arange(40) % 4
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_holes_have_the_mean_of_the_training_images_and_are_cut_in_training_only(augment):
+    data, module = Painted(batch_size=40, val_split=0, cutout=4, augment=augment), Recorder()
+    trainer().fit(module, data)
+    trainer().test(module, data, verbose=False)
+    images, _ = module.seen["train"][0]
+    mean = normalise(torch.tensor([35.0, 45.0, 55.0]).view(3, 1, 1))
+    hole = torch.isclose(images, mean).all(1)
+    assert set(hole.flatten(1).sum(1).tolist()) <= {4, 6, 8, 12, 16, 9}  # 2, 3 or 4 rows and columns
+    assert len({str(one.tolist()) for one in hole}) > 10
+    original = normalise(data.fit_sets()[0].images)
+    outside = images.permute(0, 2, 3, 1)[~hole]
+    assert torch.isclose(outside, original[[0, -1], :, :1, 0].permute(0, 2, 1)).all(2).any(0).all()
+    assert torch.equal(torch.cat([x for _, (x, _) in module.seen["test"]]), original)
+    trainer().validate(module, data := Painted(batch_size=40, val_split=20, cutout=4), verbose=False)
+    assert torch.equal(torch.cat([x for x, _ in module.seen["val"]]), normalise(data.fit_sets()[1].images))
+
+
+def test_both_batches_of_a_pair_are_cut():
+    data, module = SemiSupervisedDataModule(Painted(batch_size=40, val_split=0, cutout=4)), Recorder()
+    trainer().fit(module, data)
+    step = module.seen["train"][0]
+    for images in (step["labelled"][0], step["unlabelled"]):
+        assert all(len(image.flatten(1).unique(dim=1).T) == 2 for image in images)
+
+
+def test_without_cutout_no_hole_is_cut_and_nothing_drawn():
+    data, state = Painted(val_split=0), torch.get_rng_state()
+    images = data.fit_sets()[0].images
+    assert torch.equal(data.transform(images, cut=True), normalise(images))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(("side", "most"), [(3, 8), (-2, 8), (10, 8)])
+def test_a_hole_of_an_odd_side_or_larger_than_the_image_is_refused(side, most):
+    with pytest.raises(ValueError, match=rf"cutout must be an even number in 0\.\.{most}, got {side}"):
+        DigitsDataModule(cutout=side)
+
+
 def test_augmentation_follows_the_default_generator():
     images = torch.randint(0, 256, (32, 1, 8, 8), dtype=torch.uint8)
     data = DigitsDataModule()
@@ -100,6 +188,7 @@ def test_transform_runs_on_the_gpu():
     assert floats.is_cuda
     assert floats.shape == images.shape
     torch.testing.assert_close(data.transform(images).cpu(), data.transform(images.cpu()))
+    assert Painted(cutout=4).transform(images, cut=True).is_cuda
 
 
 # --- out-of-distribution sets ---
