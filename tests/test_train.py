@@ -75,6 +75,16 @@ def files(folder: Path) -> dict[str, bytes]:
 # ---------------------------------------------------------------- recipes
 
 
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("zoo/*/paper_*.yaml")), ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
+def test_the_settings_of_a_published_experiment_build_its_module_its_data_and_its_trainer(path):
+    built = train.main([f"--config={path}"], run=False)
+    assert built.model.hparams["num_classes"] == built.datamodule.num_classes
+    assert len(built.datamodule.test_sets) > 1
+    assert built.trainer.max_epochs > 1
+
+
 @pytest.mark.parametrize("name", zoo.__all__)
 def test_a_model_alone_trains_from_its_recipe_and_is_tested_from_its_checkpoint_without_another_flag(folder, name):
     train.main(["fit", "--model", name, *QUICK, "--data.ood=[far/uniform]", "--trainer.check_val_every_n_epoch=5"])
