@@ -42,7 +42,7 @@ def run(model: str, seed: int, folder: Path, *overrides: str) -> tuple[dict[str,
             "init_args": {"save_dir": str(folder), "project": "zoo-digits", "name": folder.name, "offline": True},
         },
     ]
-    command = ["fit", "--model", model, f"--seed_everything={seed}", *overrides]
+    command = ["fit", "--model", model, *overrides, f"--seed_everything={seed}"]
     print(f"\npython train.py {' '.join(command)}", flush=True)
     start = time.perf_counter()
     places = [f"--trainer.default_root_dir={folder}", f"--trainer.logger={json.dumps(loggers)}"]

@@ -2,5 +2,6 @@
 
 from .classifier import Classifier
 from .jem import JEM
+from .local_error import LocalErrorSignals
 
-__all__ = ["JEM", "Classifier"]
+__all__ = ["JEM", "Classifier", "LocalErrorSignals"]

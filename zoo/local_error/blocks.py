@@ -1,0 +1,165 @@
+"""Blocks: what lies between two local losses."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .processes import share
+
+
+class Dropout(nn.Module):
+    """Dropout of whole channels of maps ``(n, C, H, W)``, or of the numbers of vectors ``(n, d)``.
+
+    Each process draws the masks of all and takes its own, because a seed makes their generators alike and no two shall
+    drop the same. A mask has one number for each channel, so that costs nothing.
+
+    Args:
+        probability: In [0, 1).
+
+    Raises:
+        ValueError: For a probability out of range.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        if not 0 <= probability < 1:
+            raise ValueError(f"dropout is {probability}; expected a probability in [0, 1)")
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape."""
+        if not self.training or not self.probability:
+            return x
+        rank, processes = share()
+        kept = 1 - self.probability
+        masks = torch.empty(processes, *x.shape[:2], device=x.device).bernoulli_(kept)
+        mask = (masks[rank] / kept).to(x.dtype)
+        return x * mask.view(*mask.shape, *[1] * (x.dim() - 2))
+
+    def extra_repr(self) -> str:
+        """The probability, for printing."""
+        return f"{self.probability}"
+
+
+class AverageMap(nn.Module):
+    """The average of each channel over its whole map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(n, C, 1, 1)`` of maps ``(n, C, H, W)``."""
+        # Not mean() or AdaptiveAvgPool2d: the contiguous gradient of these makes the next backward 30 times slower
+        # where the maps are channels-last.
+        return functional.avg_pool2d(x, x.shape[-2:])
+
+
+class Block(nn.Module):
+    """A block: ``body`` makes the features that the local loss is taken of, ``after`` what the next block gets of them.
+
+    Args:
+        body: Any module that maps a batch to a batch.
+        after: Dropout, pooling: it learns nothing, for the features come detached.
+    """
+
+    def __init__(self, body: nn.Module, after: nn.Module | None = None) -> None:
+        super().__init__()
+        self.body = body
+        self.after = nn.Identity() if after is None else after
+
+    def forward(self, x: Any) -> Tensor:
+        """The features h, ``(n, d)`` or ``(n, C, H, W)``, of what the block before handed on."""
+        return self.body(x)
+
+    def hand_on(self, hidden: Tensor, x: Any) -> Any:
+        """What the next block gets, of the features and of what this one got."""
+        return self.after(hidden)
+
+
+class ResidualStart(Block):
+    """A convolution inside a residual block: its input goes on beside its features, for the shortcut."""
+
+    def hand_on(self, hidden: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features and shortcut."""
+        return self.after(hidden), x
+
+
+class ResidualEnd(Block):
+    """The last convolution of a residual block: the shortcut is added before the non-linearity.
+
+    Its local loss trains the shortcut's projection too.
+
+    Args:
+        body: As in ``Block``.
+        shortcut: What the residual block's input passes through.
+        activation: What the sum passes through.
+        after: As in ``Block``.
+    """
+
+    def __init__(
+        self, body: nn.Module, shortcut: nn.Module, activation: nn.Module, after: nn.Module | None = None
+    ) -> None:
+        super().__init__(body, after)
+        self.shortcut, self.activation = shortcut, activation
+
+    def forward(self, x: tuple[Tensor, Tensor]) -> Tensor:
+        """The features h of a pair of features and shortcut."""
+        hidden, shortcut = x
+        return self.activation(self.body(hidden) + self.shortcut(shortcut))
+
+
+def non_linearity(slope: float) -> nn.Module:
+    """Leaky ReLU, or ReLU for slope 0; in place, because batch normalisation needs its input only."""
+    return nn.LeakyReLU(slope, inplace=True) if slope else nn.ReLU(inplace=True)
+
+
+def convolution(
+    inputs: int, outputs: int, slope: float, kernel: int = 3, stride: int = 1, after: nn.Module | None = None
+) -> Block:
+    """Convolution with bias, batch normalisation, non-linearity: a block of the VGG networks."""
+    return Block(
+        nn.Sequential(
+            nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2),
+            nn.BatchNorm2d(outputs),
+            non_linearity(slope),
+        ),
+        after,
+    )
+
+
+def linear(inputs: int, outputs: int, slope: float, after: nn.Module | None = None) -> Block:
+    """Flattening, linear layer, batch normalisation, non-linearity."""
+    layers = nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), non_linearity(slope)
+    return Block(nn.Sequential(nn.Flatten(), *layers), after)
+
+
+def residual(inputs: int, outputs: int, stride: int, slope: float, dropout: float) -> list[Block]:
+    """The two local blocks of a basic residual block (He et al. 2016): no biases, the stride on the first."""
+
+    def body(channels: int, step: int) -> list[nn.Module]:
+        return [nn.Conv2d(channels, outputs, 3, step, padding=1, bias=False), nn.BatchNorm2d(outputs)]
+
+    shortcut: nn.Module = nn.Identity()
+    if stride > 1 or inputs != outputs:
+        shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+    return [
+        ResidualStart(nn.Sequential(*body(inputs, stride), non_linearity(slope)), Dropout(dropout)),
+        ResidualEnd(nn.Sequential(*body(outputs, 1)), shortcut, non_linearity(slope), Dropout(dropout)),
+    ]
+
+
+def pre_activation_residual(inputs: int, outputs: int, stride: int, slope: float, dropout: float) -> list[Block]:
+    """The two local blocks of a wide residual block (Zagoruyko and Komodakis 2016): normalisation comes first.
+
+    Dropout lies between the two convolutions only, as in that paper: the shortcut's path is never cut.
+    """
+
+    def body(channels: int, step: int) -> nn.Sequential:
+        layer = nn.Conv2d(channels, outputs, 3, step, padding=1, bias=False)
+        return nn.Sequential(nn.BatchNorm2d(channels), non_linearity(slope), layer)
+
+    same = stride == 1 and inputs == outputs
+    shortcut = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+    return [
+        ResidualStart(body(inputs, stride), Dropout(dropout)),
+        ResidualEnd(body(outputs, 1), shortcut, nn.Identity()),
+    ]

@@ -1,0 +1,125 @@
+"""The local losses of Nøkland and Eidnes 2019 as pure functions.
+
+All compute in float32, also under autocast; float64 stays float64.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .feedback import FeedbackLinear
+
+EPSILON = 1e-8  # added, squared, to the squared norm of a row
+
+
+def feature_rows(x: Tensor) -> Tensor:
+    """One row of features for each sample: what the similarity matrix compares.
+
+    Maps with more than three channels and more than one pixel of height are reduced to the standard deviation of each
+    channel over its pixels; everything else is flattened. (Three, so that raw images are flattened.)
+
+    Args:
+        x: ``(n, d)`` or ``(n, C, H, W)``, any dtype.
+
+    Returns:
+        ``(n, d)``, ``(n, C)`` or ``(n, C * H * W)``, float32 at least.
+    """
+    x = _exact(x)
+    if x.dim() == 4 and x.shape[1] > 3 and x.shape[2] > 1:
+        return x.std(dim=(2, 3))
+    return x.flatten(1)
+
+
+def similarity_matrix(x: Tensor) -> Tensor:
+    """Pearson correlation between the samples of a batch (the paper's adjusted cosine similarity).
+
+    Each row is centred by its own mean over the features and divided by its norm, so a positive factor and a shift of
+    a sample's features change nothing. A row that is constant up to rounding correlates with none, itself included,
+    and gets the gradient zero.
+
+    Args:
+        x: ``(n, d)`` or ``(n, C, H, W)``; see ``feature_rows``.
+
+    Returns:
+        ``(n, n)`` in [-1, 1], float32 at least.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        rows = feature_rows(x)
+        centred = rows - rows.mean(1, keepdim=True)
+        square = centred.square().sum(1, keepdim=True)
+        # What centring leaves of a constant row is rounding, and dividing it by its tiny norm would blow that up.
+        rounding = rows.detach().abs().amax(1, keepdim=True) * (8 * torch.finfo(rows.dtype).eps)  # of a feature
+        unit = centred * torch.rsqrt(square + EPSILON**2) * (square > rows.shape[1] * rounding.square())
+        return (unit @ unit.t()).clamp(-1, 1)
+
+
+def similarity_matching_loss(features: Tensor, targets: Tensor) -> Tensor:
+    """Similarity matching: mean squared difference between the features' similarities and the targets'.
+
+    Mean over all n * n pairs, the diagonal included, as in the official code; the paper's text has the sum.
+
+    Args:
+        features: ``(n, d)`` or ``(n, C, H, W)``.
+        targets: ``(n, k)``, one row for each sample: its one-hot label, or the random code of its class. No gradient.
+
+    Returns:
+        A scalar in [0, 4].
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        found, wanted = similarity_matrix(features), similarity_matrix(targets.detach())
+        return functional.mse_loss(found, wanted.to(found.dtype))
+
+
+def prediction_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean softmax cross-entropy of a local (or the output) classifier, in nats.
+
+    Args:
+        logits: ``(n, K)``.
+        targets: ``(n,)``, integers in ``[0, K)``.
+
+    Returns:
+        A scalar, at least 0.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        return functional.cross_entropy(_exact(logits), targets)
+
+
+def backprop_free_prediction_loss(
+    features: Tensor, weight: Tensor, bias: Tensor, feedback: Tensor, codes: Tensor
+) -> Tensor:
+    """Binary cross-entropy between the signs of the classes' random codes and logits learnt by feedback alignment.
+
+    The gradient with respect to the features goes through ``feedback`` instead of ``weight``; those of weight and bias
+    are true.
+
+    Args:
+        features: ``(n, d)``.
+        weight: ``(m, d)``.
+        bias: ``(m,)``.
+        feedback: ``(m, d)``, fixed.
+        codes: ``(n, m)``, the code of each sample's class; a bit is 1 where it is positive.
+
+    Returns:
+        A scalar, the mean over all n * m bits, in nats.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        logits = FeedbackLinear.apply(*(_exact(tensor) for tensor in (features, weight, bias, feedback)))
+        return functional.binary_cross_entropy_with_logits(logits, (codes > 0).to(logits.dtype))
+
+
+def local_loss(prediction: Tensor, similarity: Tensor, beta: float) -> Tensor:
+    """``(1 - beta) * prediction + beta * similarity``, the loss "predsim".
+
+    Args:
+        prediction: A scalar.
+        similarity: A scalar.
+        beta: Weight of the similarity, in [0, 1]: 0.99 in the paper, and 0.01 in its backprop-free form.
+
+    Returns:
+        A scalar.
+    """
+    return (1 - beta) * prediction + beta * similarity
+
+
+def _exact(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
