@@ -5,5 +5,6 @@ from .ood import OODEvaluation
 from .randomness import Randomness
 from .report import Report
 from .samples import SampleGrid
+from .similarity import SimilarityMatrices
 
-__all__ = ["CalibrationEvaluation", "OODEvaluation", "Randomness", "Report", "SampleGrid"]
+__all__ = ["CalibrationEvaluation", "OODEvaluation", "Randomness", "Report", "SampleGrid", "SimilarityMatrices"]

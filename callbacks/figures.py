@@ -5,12 +5,14 @@ only (no global state), and draw text and axes in `INK`, which the report replac
 """
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -18,7 +20,10 @@ INK = "#1c2024"
 # Okabe and Ito's colours, told apart with any colour vision; the in-distribution set is always the first
 IN_DISTRIBUTION = "#0a7cc4"
 PALETTE = ("#d55e00", "#009e73", "#b25f93", "#c48a00", "#4ba6d6", "#8a5a2b", "#7b7f86", "#6a51a3")
+# from first to last; each colour has a contrast of 3 or more to light and to dark pages
+SEQUENCE = LinearSegmentedColormap.from_list("sequence", ("#2a74dd", "#9463dc", "#cf4f8f", "#dd6a12"))
 PANEL = (3.7, 3.4)  # inches; one panel stays readable at the width of a phone
+NUMBERED = re.compile(r"(.+)_(\d+)")
 
 Results = Mapping[str, Any]
 
@@ -179,13 +184,31 @@ def set_styles(results: Results) -> dict[str, dict[str, Any]]:
 
 
 def curve_groups(history: Sequence[Results]) -> dict[str, list[str]]:
-    """Logged keys that belong into one panel: ``train/loss`` and ``val/loss`` share ``loss``."""
+    """Logged keys that belong into one panel.
+
+    ``train/loss`` and ``val/loss`` share ``loss``; names that differ in a number at the end, as ``train/block_0`` to
+    ``train/block_7``, share ``block 0 … 7``.
+    """
     groups: dict[str, list[str]] = defaultdict(list)
     for key in dict.fromkeys(key for row in history for key in row):
         known = sum(row.get(key) is not None for row in history)
         if key not in ("epoch", "step") and not key.endswith("_step") and known > 1:
-            groups[key.partition("/")[2].removesuffix("_epoch") or key].append(key)
+            groups[_quantity(key)].append(key)
+    series: dict[str, dict[int, str]] = defaultdict(dict)
+    for name in groups:
+        if match := NUMBERED.fullmatch(name):
+            series[match[1]][int(match[2])] = name
+    for stem, members in series.items():
+        if len(members) > 1:
+            numbers = sorted(members)
+            keys = [key for number in numbers for key in groups.pop(members[number])]
+            groups[f"{stem} {numbers[0]} … {numbers[-1]}"] = keys
     return dict(sorted(groups.items(), key=lambda item: (item[0] not in ("loss", "acc"), item[0])))
+
+
+def _quantity(key: str) -> str:
+    """The key without the stage before and the "epoch" behind it."""
+    return key.partition("/")[2].removesuffix("_epoch") or key
 
 
 def learning_curves_figure(history: Sequence[Results], groups: Sequence[str] | None = None) -> Figure:
@@ -202,24 +225,54 @@ def learning_curves_figure(history: Sequence[Results], groups: Sequence[str] | N
     epochs = [row["epoch"] for row in history]
     axis = "epoch" if len(set(epochs)) == len(epochs) else "step"
     for axes, (name, keys) in zip(grid.flat, panels.items(), strict=False):
-        for index, key in enumerate(keys):
+        series = _series_styles(keys)
+        styles = series or _stage_styles(keys)
+        for key, style in styles.items():
             points = [(row[axis], row[key]) for row in history if row.get(key) is not None]
-            known = {"train": PALETTE[0], "val": IN_DISTRIBUTION}
-            line = {
-                "color": known.get(key.partition("/")[0], PALETTE[(index + 1) % len(PALETTE)]),
-                "marker": "o" if len(points) < 12 else None,
-                "markersize": 3,
-                "linewidth": 1.5,
-            }
-            axes.plot(*zip(*points, strict=True), label=key, **line)
+            line = {"marker": "o" if len(points) < 12 else None, "markersize": 3, "linewidth": 1.5}
+            axes.plot(*zip(*points, strict=True), **line | style)
         axes.set(xlabel=axis, title=name)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5))
         _tidy(axes)
-        axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
+        per_row = math.ceil(sum(style["label"] != "_" for style in series.values()) / 3)
+        look: dict[str, Any] = {"ncols": per_row, "handlelength": 1.2, "columnspacing": 1.2} if series else {}
+        axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, **look)
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_visible(False)
     return figure
+
+
+def _stage_styles(keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Line style by key, in the colours of training and validation."""
+    known = {"train": PALETTE[0], "val": IN_DISTRIBUTION}
+    return {
+        key: {"label": key, "color": known.get(key.partition("/")[0], PALETTE[(index + 1) % len(PALETTE)])}
+        for index, key in enumerate(keys)
+    }
+
+
+def _series_styles(keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Line style by key for keys that end in a number; empty for others, and for one number only.
+
+    The colour shows the number, dashes show any stage but the first. Of more than nine numbers, five have a label.
+    """
+    found = [NUMBERED.fullmatch(_quantity(key)) for key in keys]
+    numbers = [int(match[2]) for match in found if match]
+    distinct = sorted(set(numbers))
+    last = len(distinct) - 1
+    if len(numbers) < len(keys) or last < 1:
+        return {}
+    labelled = {distinct[round(place * last / 4)] for place in range(5)} if last > 8 else set(distinct)
+    stages = ["/" in key and key.partition("/")[0] for key in keys]
+    styles = {}
+    for key, number, stage in zip(keys, numbers, stages, strict=True):
+        label = str(number) if number in labelled else "_"
+        if stage != stages[0]:
+            label = f"{number}, {stage}" if number == distinct[-1] else "_"
+        colour = to_hex(SEQUENCE(distinct.index(number) / last))
+        styles[key] = {"label": label, "color": colour, "linestyle": "-" if stage == stages[0] else (0, (3, 1))}
+    return styles
 
 
 def _panels(rows: int, columns: int, height: float, top: float = 0.34, **layout: Any) -> tuple[Figure, np.ndarray]:

@@ -13,7 +13,9 @@ from ..calibration import CalibrationEvaluation
 from ..loggers import define_summaries, png, run_folder
 from ..ood import OODEvaluation
 from ..samples import SampleGrid
+from ..similarity import SimilarityMatrices
 from .page import render
+from .page_similarity import similarity_pictures
 from .record import Record, describe, plain, save_record
 
 
@@ -21,9 +23,9 @@ class Report(Callback):
     """Writes ``report.html`` and ``report.json`` at the end of a fit and of a test.
 
     The page holds what is there: configuration, learning curves, and the results of `CalibrationEvaluation`,
-    `OODEvaluation` and `SampleGrid` if they are among the trainer's callbacks. A module can add lines of its
-    own with ``report_notes() -> dict[str, str | int | float]``. The learning curves are kept in checkpoints,
-    so a test in a fresh process shows them up to its checkpoint. W&B keeps best values in its summary.
+    `OODEvaluation`, `SimilarityMatrices` and `SampleGrid` if they are among the trainer's callbacks. A module can
+    add lines of its own with ``report_notes() -> dict[str, str | int | float]``. The learning curves are kept in
+    checkpoints, so a test in a fresh process shows them up to its checkpoint. W&B keeps best values in its summary.
 
     Args:
         folder: Where to write; by default the CSV logger's folder, else another logger's or the trainer's.
@@ -120,7 +122,7 @@ class Report(Callback):
         (folder / "report.html").write_text(render([record]), encoding="utf-8")
 
     def _collect(self, trainer: Trainer, pl_module: LightningModule) -> Record:
-        found: Record = {"calibration": None, "ood": None, "samples": None}
+        found: Record = {"calibration": None, "ood": None, "samples": None, "similarity": None}
         for callback in _callbacks(trainer):
             if isinstance(callback, CalibrationEvaluation):
                 found["calibration"] = callback.results or None
@@ -128,7 +130,9 @@ class Report(Callback):
                 found["ood"] = callback.results or None
             elif isinstance(callback, SampleGrid) and callback.grid is not None:
                 found["samples"] = base64.b64encode(png(callback.grid)).decode()
-        held = ("calibration/", "ood/")  # their figures are in the results
+            elif isinstance(callback, SimilarityMatrices) and callback.results:
+                found["similarity"] = similarity_pictures(callback.results)
+        held = ("calibration/", "ood/", "similarity/")  # their figures are in the results
         metrics = {key: value for key, value in trainer.callback_metrics.items() if not key.startswith(held)}
         record = describe(trainer, pl_module) | {
             "title": self.title or type(pl_module).__name__,

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..figures import curve_groups, learning_curves_figure, reliability_figure
 from .page_ood import ood_section
+from .page_similarity import similarity_section
 from .parts import Figures, Runs, details, duration, gallery, number, per_run, section, table
 from .summary import SUMMARY, Record, best_score, names, summary
 from .words import verdict
@@ -37,6 +38,7 @@ def render(records: Sequence[Record]) -> str:
         _learning_curves(runs, draw),
         _calibration(runs, draw),
         ood_section(runs, draw),
+        similarity_section(runs),
         _samples(runs),
         _configuration(runs),
     )

@@ -114,6 +114,15 @@ class LocalErrorSignals(LightningModule):
         """Penultimate features ``(B, D)`` of images ``(B, C, H, W)``."""
         return self.network.features(x)
 
+    def block_features(self, x: Tensor) -> list[Tensor]:
+        """The features ``[h_1, ..., h_L]`` that the local losses see, each ``(B, ...)``, without gradient."""
+        found = []
+        for block in self.network.blocks:
+            hidden = block(x)
+            found.append(hidden.detach())
+            x = block.hand_on(hidden, x)
+        return found
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """One sweep through the blocks; the loss is the sum of all of them."""
         x, y = batch
