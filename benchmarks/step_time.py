@@ -1,4 +1,4 @@
-"""Time of one training step against a straightforward loop: ``python -m benchmarks.step_time jem``.
+"""Time of one training step against a straightforward loop: ``python -m benchmarks.step_time jem``, or ``local_error``.
 
 The module's step is the real one, inside ``Trainer.fit``: it is timed from the start of the batch to its end, and the
 other contestants take their turn between two batches.
@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from zoo import JEM
+from zoo import JEM, LocalErrorSignals
 from zoo.jem.loss import generative_loss
 
 from .frame import now, print_machine, print_ratios
+from .local_error_loop import PlainVGG8B
 
 
 def jem_loop(network: nn.Module, x: Tensor, y: Tensor, steps: int) -> Callable[[], None]:
@@ -97,7 +98,7 @@ def compare(
 
 def jem(arguments: argparse.Namespace) -> None:
     """JEM on a wide ResNet: each lever alone and all together."""
-    size, rounds = arguments.batch_size, arguments.rounds
+    size, rounds = arguments.batch_size or 32, arguments.rounds
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     x, y = torch.rand(size, 3, 32, 32) * 2 - 1, torch.arange(size) % 10
@@ -123,16 +124,39 @@ def jem(arguments: argparse.Namespace) -> None:
         compare(module, batches, loop, name, precision)
 
 
+def local_error(arguments: argparse.Namespace) -> None:
+    """Local error signals on VGG8B, predsim: each variant against the official algorithm, in float32."""
+    size = arguments.batch_size or 128
+    torch.manual_seed(0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    x, y = torch.rand(size, 3, 32, 32) * 2 - 1, torch.arange(size) % 10
+    batches = DataLoader(TensorDataset(*(t.repeat(arguments.rounds + 1, *[1] * (t.dim() - 1)) for t in (x, y))), size)
+    plain, x, y = PlainVGG8B().to(device), x.to(device), y.to(device)
+    variants: dict[str, tuple[Any, torch.memory_format, Any]] = {
+        "channels-last": ("blockwise", torch.channels_last, "32-true"),
+        "channels-last, bf16-mixed": ("blockwise", torch.channels_last, "bf16-mixed"),
+    }
+    if arguments.all:
+        variants |= {
+            "contiguous": ("blockwise", torch.contiguous_format, "32-true"),
+            "channels-last, back-propagation": ("global", torch.channels_last, "32-true"),
+        }
+    for name, (training, layout, precision) in variants.items():
+        module = LocalErrorSignals(10, (3, 32, 32), "VGG8B", max_dim=2048, dropout=0.2, training=training)
+        module.network.to(memory_format=layout)
+        compare(module, batches, lambda: plain(x, y), name, precision)
+
+
 def main() -> None:
     """Read the command line and run one paper's comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    papers = {"jem": jem}
+    papers = {"jem": jem, "local_error": local_error}
     parser.add_argument("paper", choices=papers)
     parser.add_argument("--rounds", type=int, default=5, help="timed turns of each pair")
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--depth", type=int, default=16, help="of the wide ResNet")
-    parser.add_argument("--width", type=int, default=4, help="of the wide ResNet")
-    parser.add_argument("--steps", type=int, default=20, help="SGLD steps in a training step")
+    parser.add_argument("--batch-size", type=int, help="default: 32 for jem, 128 for local_error")
+    parser.add_argument("--depth", type=int, default=16, help="of jem's wide ResNet")
+    parser.add_argument("--width", type=int, default=4, help="of jem's wide ResNet")
+    parser.add_argument("--steps", type=int, default=20, help="SGLD steps in a training step of jem")
     parser.add_argument("--all", action="store_true", help="each lever alone, too")
     arguments = parser.parse_args()
     print_machine()

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from zoo.local_error.deviation import ChannelDeviation
 from zoo.local_error.heads import Classifier, LocalHead
 from zoo.local_error.loss import (
     backprop_free_prediction_loss,
@@ -317,3 +318,21 @@ def test_a_local_classifier_starts_at_zero_so_that_its_block_learns_nothing_from
 def test_impossible_heads_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         LocalHead(*arguments)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_channel_deviation_and_its_gradient_are_those_of_std(
+    dtype: torch.dtype, layout: torch.memory_format
+) -> None:
+    torch.manual_seed(0)
+    maps = (100 + torch.randn(20, 6, 7, 8)).to(dtype).to(memory_format=layout).requires_grad_()
+    exact = maps.detach().double().requires_grad_()
+    weights = torch.randn(20, 6)
+    found, wanted = ChannelDeviation.apply(maps), exact.std(dim=(2, 3))
+    found.backward(weights)
+    wanted.backward(weights.double())
+    torch.testing.assert_close(found, wanted.float(), rtol=0, atol=1e-5)
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-3
+    torch.testing.assert_close(maps.grad.double(), exact.grad, rtol=0, atol=tolerance)
+    assert maps.grad.is_contiguous(memory_format=layout)

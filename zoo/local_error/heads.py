@@ -80,7 +80,15 @@ class Classifier(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Logits ``(n, K)``."""
-        return self.linear(self.pooling(hidden).flatten(1))
+        return self.linear(self.pooled(hidden))
+
+    def pooled(self, hidden: Tensor) -> Tensor:
+        """Pooled features ``(n, d)``; of maps, the channels of the first pixel come first.
+
+        The other order would cost a layout change of the whole map's gradient where maps are channels-last.
+        """
+        pooled = self.pooling(hidden)
+        return (pooled.permute(0, 2, 3, 1) if pooled.dim() == 4 else pooled).flatten(1)
 
     def loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """The loss "pred"."""
@@ -99,7 +107,7 @@ class FeedbackClassifier(Classifier):
 
     def loss(self, hidden: Tensor, codes: Tensor) -> Tensor:
         """The loss "pred-bpf"."""
-        pooled = self.pooling(hidden).flatten(1)
+        pooled = self.pooled(hidden)
         return backprop_free_prediction_loss(pooled, self.linear.weight, self.linear.bias, self.feedback, codes)
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .deviation import ChannelDeviation
 from .feedback import FeedbackLinear
 
 EPSILON = 1e-8  # added, squared, to the squared norm of a row
@@ -24,10 +25,9 @@ def feature_rows(x: Tensor) -> Tensor:
     Returns:
         ``(n, d)``, ``(n, C)`` or ``(n, C * H * W)``, float32 at least.
     """
-    x = _exact(x)
     if x.dim() == 4 and x.shape[1] > 3 and x.shape[2] > 1:
-        return x.std(dim=(2, 3))
-    return x.flatten(1)
+        return ChannelDeviation.apply(x)
+    return _exact(x).flatten(1)
 
 
 def similarity_matrix(x: Tensor) -> Tensor:
