@@ -174,7 +174,7 @@ def test_every_logger_gets_the_configuration_and_its_own_folder_holds_the_file(f
     loggers = [
         {"class_path": "CSVLogger", "init_args": {"save_dir": "csv"}},
         {"class_path": "TensorBoardLogger", "init_args": {"save_dir": "board"}},
-        {"class_path": "WandbLogger", "init_args": {"save_dir": "wb", "project": "zoo", "offline": True}},
+        {"class_path": "WandbLogger", "init_args": {"save_dir": str(folder), "project": "zoo", "offline": True}},
     ]
     cli = train.main(
         ["fit", *CLASSIFIER, *QUICK, "--trainer.callbacks=null", f"--trainer.logger={json.dumps(loggers)}"]
