@@ -19,7 +19,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 import train
-from callbacks import CalibrationEvaluation, OODEvaluation, Randomness, SampleGrid
+from callbacks import CalibrationEvaluation, OODEvaluation, Randomness, SampleGrid, SimilarityMatrices
 
 CONFS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(Path(__file__).parent.glob("conf/*.yaml"))}
 QUIET: dict[str, Any] = {
@@ -97,6 +97,8 @@ def test_validate_and_test_work_in_inference_mode_with_every_evaluation_that_app
     calibration, ood, grid = CalibrationEvaluation(), OODEvaluation(resamples=10, knn_k=5), SampleGrid(number=4)
     applicable = [calibration, ood] if classifies else []
     applicable += [grid] if hasattr(model, "sample") else []
+    similarity = SimilarityMatrices(number=80)
+    applicable += [similarity] if hasattr(model, "block_features") else []
     trainer = Trainer(**QUIET, callbacks=[InferenceMode(), *applicable])
     validated = trainer.validate(model, datamodule=data, verbose=False)[0]
     assert validated["val/loss"] > 0
@@ -110,6 +112,8 @@ def test_validate_and_test_work_in_inference_mode_with_every_evaluation_that_app
         assert set(ood.results["sets"]) == set(data.test_sets[1:])
     if grid in applicable:
         assert grid.grid is not None
+    if similarity in applicable:
+        assert len(similarity.results["blocks"]) == len(model.block_features(images(data)))
 
 
 def test_bfloat16_mixed_precision_stays_finite(conf):

@@ -1,6 +1,7 @@
 """The classifier: its loss and its schedule against naive forms, its networks, what it refuses."""
 
 import math
+from typing import Any
 
 import lightning as L
 import pytest
@@ -121,3 +122,13 @@ def test_an_endless_run_is_refused_before_it_begins():
     trainer = L.Trainer(max_epochs=-1, accelerator="cpu", logger=False, enable_checkpointing=False)
     with pytest.raises(ValueError, match="max_epochs is -1"):
         trainer.fit(Classifier(), data)
+
+
+def test_the_wide_resnet_averages_its_whole_last_map_and_its_gradient_keeps_the_layout():
+    network: Any = build_network("WideResNet", (3, 20, 28), 10, depth=10, width=1)
+    x = torch.randn(2, 3, 20, 28).contiguous(memory_format=torch.channels_last)
+    maps = network.body(x).detach().requires_grad_()
+    network.body = torch.nn.Identity()
+    torch.testing.assert_close(network.features(maps), maps.mean((2, 3)))
+    (gradient,) = torch.autograd.grad(network(maps).sum(), maps)
+    assert gradient.is_contiguous(memory_format=torch.channels_last)

@@ -469,3 +469,17 @@ def test_local_losses_learn_more_than_frozen_blocks():
     frozen = accuracy(Frozen, "predsim")
     for loss in ("predsim", "predsim-bpf"):
         assert accuracy(LocalErrorSignals, loss) >= frozen + 0.05
+
+
+def test_block_features_are_what_the_local_losses_see():
+    module = LocalErrorSignals(3, (1, 8, 8), **SMALL_VGG)
+    loader = batches(count=1)
+    shown = module.train().block_features(next(iter(loader))[0])
+    seen: list[torch.Tensor] = []
+    for head in module.network.heads:
+        head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().clone()))
+    fit(module, loader)
+    assert [tuple(features.shape[1:]) for features in shown] == [(4, 8, 8), (6, 4, 4), (8,)]
+    assert not any(features.requires_grad for features in shown)
+    for expected, features in zip(seen, shown, strict=True):
+        torch.testing.assert_close(features, expected)
