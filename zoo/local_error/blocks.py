@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .processes import share
+from .recompute import ConvolutionBody
 
 
 class Dropout(nn.Module):
@@ -117,7 +118,7 @@ def convolution(
 ) -> Block:
     """Convolution with bias, batch normalisation, non-linearity: a block of the VGG networks."""
     return Block(
-        nn.Sequential(
+        ConvolutionBody(
             nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2),
             nn.BatchNorm2d(outputs),
             non_linearity(slope),
@@ -142,7 +143,7 @@ def residual(inputs: int, outputs: int, stride: int, slope: float, dropout: floa
     if stride > 1 or inputs != outputs:
         shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
     return [
-        ResidualStart(nn.Sequential(*body(inputs, stride), non_linearity(slope)), Dropout(dropout)),
+        ResidualStart(ConvolutionBody(*body(inputs, stride), non_linearity(slope)), Dropout(dropout)),
         ResidualEnd(nn.Sequential(*body(outputs, 1)), shortcut, non_linearity(slope), Dropout(dropout)),
     ]
 

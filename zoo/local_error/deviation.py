@@ -19,9 +19,7 @@ class ChannelDeviation(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor) -> Tensor:
         """Deviations ``(n, C)``, with the unbiased variance's n - 1."""
-        pieces = zip(x.split(SAMPLES), _mean(x).split(SAMPLES), strict=True)
-        sums = torch.cat([(piece - mean).square_().sum((2, 3)) for piece, mean in pieces])
-        return (sums / (x[0, 0].numel() - 1)).sqrt()
+        return deviation(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -32,9 +30,21 @@ class ChannelDeviation(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         """The gradient of the map, in its dtype and layout."""
-        x, deviation = ctx.saved_tensors
-        factor = torch.where(deviation > 0, gradient / (deviation * (x[0, 0].numel() - 1)), 0.0)[:, :, None, None]
-        return torch.addcmul(-_mean(x) * factor, x, factor).to(x.dtype)
+        x, found = ctx.saved_tensors
+        return deviation_gradient(x, found, gradient)
+
+
+def deviation(x: Tensor) -> Tensor:
+    """``(n, C)`` of maps ``(n, C, H, W)``; see ``ChannelDeviation``."""
+    pieces = zip(x.split(SAMPLES), _mean(x).split(SAMPLES), strict=True)
+    sums = torch.cat([(piece - mean).square_().sum((2, 3)) for piece, mean in pieces])
+    return (sums / (x[0, 0].numel() - 1)).sqrt()
+
+
+def deviation_gradient(x: Tensor, deviation: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient of the map, of that of its deviations ``(n, C)``."""
+    factor = torch.where(deviation > 0, gradient / (deviation * (x[0, 0].numel() - 1)), 0.0)[:, :, None, None]
+    return torch.addcmul(-_mean(x) * factor, x, factor).to(x.dtype)
 
 
 def _mean(x: Tensor) -> Tensor:

@@ -10,12 +10,14 @@ from torch.nn import functional
 
 from .loss import (
     backprop_free_prediction_loss,
+    compared_by_deviation,
     feature_rows,
     local_loss,
     prediction_loss,
     similarity_matching_loss,
 )
 from .processes import gather_rows
+from .recompute import AveragePooling, convolved_deviation
 
 LossName = Literal["pred", "sim", "predsim", "pred-bpf", "sim-bpf", "predsim-bpf"]
 CODE_SIZE = 128  # numbers in the random code of a class
@@ -56,7 +58,7 @@ def pooling(shape: Sequence[int], max_dim: int) -> nn.Module:
     if len(shape) == 1:
         return nn.Identity()
     kernel, padding = average_pooling(shape, max_dim)
-    return nn.Identity() if kernel == (1, 1) else nn.AvgPool2d(kernel, padding=padding)
+    return nn.Identity() if kernel == (1, 1) else AveragePooling(kernel, padding=padding)
 
 
 def _features(module: nn.Module, shape: Sequence[int]) -> int:
@@ -173,7 +175,10 @@ class LocalHead(nn.Module):
         if self.prediction is not None:
             prediction = self.prediction.loss(hidden, targets if self.backprop_free else labels)
         if self.similarity is not None:
-            rows = feature_rows(self.similarity(hidden))
+            if isinstance(self.similarity, nn.Conv2d) and compared_by_deviation(hidden):
+                rows = convolved_deviation(hidden, self.similarity)
+            else:
+                rows = feature_rows(self.similarity(hidden))
             if self.all_pairs:
                 rows, targets = gather_rows(rows), gather_rows(targets)
             similarity = similarity_matching_loss(rows, targets)

@@ -25,9 +25,12 @@ def feature_rows(x: Tensor) -> Tensor:
     Returns:
         ``(n, d)``, ``(n, C)`` or ``(n, C * H * W)``, float32 at least.
     """
-    if x.dim() == 4 and x.shape[1] > 3 and x.shape[2] > 1:
-        return ChannelDeviation.apply(x)
-    return _exact(x).flatten(1)
+    return ChannelDeviation.apply(x) if compared_by_deviation(x) else _exact(x).flatten(1)
+
+
+def compared_by_deviation(x: Tensor) -> bool:
+    """Whether ``feature_rows`` reduces these features to deviations."""
+    return x.dim() == 4 and x.shape[1] > 3 and x.shape[2] > 1
 
 
 def similarity_matrix(x: Tensor) -> Tensor:

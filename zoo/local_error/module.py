@@ -147,10 +147,10 @@ class LocalErrorSignals(LightningModule):
         losses = []
         for block, head in zip(self.network.blocks, self.network.heads, strict=True):
             hidden = block(x)
-            losses.append(self._learn(head(hidden, y), block, head))
-            hidden = hidden.detach()
-            x = block.hand_on(hidden, x)
-            del hidden  # one map less while the next block computes
+            loss = head(hidden, y)
+            x = block.hand_on(hidden.detach(), x)
+            del hidden  # one map less while the block learns
+            losses.append(self._learn(loss, block, head))
         logits = self.network.classify(x)
         # The official code's factor; Adam is indifferent to it.
         weight = 1 - self.beta if self.hparams["loss"].startswith("predsim") else 1.0

@@ -1,6 +1,7 @@
 """Networks that learn block by block."""
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from inspect import signature
 from typing import Any
@@ -18,6 +19,7 @@ from .blocks import (
     pre_activation_residual,
     residual,
 )
+from .recompute import ConvolutionBody
 
 Shape = tuple[int, int, int]
 VGG8B_LAYERS = (128, 256, "M", 256, 512, "M", 512, "M", 512, "M")
@@ -56,6 +58,10 @@ class LocalNetwork(nn.Module):
         shapes, features = output_shapes(wrapped, image_shape)
         self.blocks: Any = nn.ModuleList(wrapped)  # any: mypy would take hand_on for a tensor
         self.heads = nn.ModuleList(make_head(shape) for shape in shapes) if make_head else nn.ModuleList()
+        largest = max(map(math.prod, shapes))
+        for block, shape in zip(wrapped, shapes, strict=True):
+            if make_head and isinstance(block.body, ConvolutionBody):
+                block.body.frugal = math.prod(shape) == largest  # where most is held at a time
         self.output = nn.Linear(features, num_classes)
         if make_head:
             nn.init.zeros_(self.output.weight)
