@@ -16,6 +16,7 @@ from .vision import (
     MNISTDataModule,
     STL10DataModule,
     SVHNDataModule,
+    SVHNExtraDataModule,
     USPSDataModule,
 )
 
@@ -29,6 +30,7 @@ __all__ = [
     "MNISTDataModule",
     "STL10DataModule",
     "SVHNDataModule",
+    "SVHNExtraDataModule",
     "SemiSupervisedDataModule",
     "USPSDataModule",
 ]

@@ -28,6 +28,7 @@ class Source:
         image_shape: (C, H, W).
         load: ``load(root, train, download)`` gives (N, C, H, W) uint8 images and (N,) int64 labels.
         files: The files of both splits, relative to the root; none for an embedded set.
+        folder: Name of its subfolder of ``data_dir``; empty for the title.
     """
 
     title: str
@@ -35,6 +36,7 @@ class Source:
     image_shape: tuple[int, int, int]
     load: Callable[[str, bool, bool], Split]
     files: tuple[str, ...] = ()
+    folder: str = ""
 
     @property
     def name(self) -> str:
@@ -43,10 +45,10 @@ class Source:
 
     def root(self, data_dir: str) -> Path:
         """The folder that holds the files: ``data_dir`` or, so that sets can lie side by side, its subfolder."""
-        own = Path(data_dir, self.title)
-        for folder in (own, Path(data_dir)):
-            if self.files and all((folder / file).is_file() for file in self.files):
-                return folder
+        own = Path(data_dir, self.folder or self.title)
+        found = {folder: sum((folder / file).is_file() for file in self.files) for folder in (own, Path(data_dir))}
+        if any(found.values()):
+            return max(found, key=lambda folder: found[folder])
         # torchvision makes a folder of its own for all but the loose files of USPS and SVHN.
         return own if self.files and os.sep not in self.files[0] else Path(data_dir)
 
@@ -154,6 +156,14 @@ def _svhn(root: str, train: bool, download: bool) -> Split:
     return _tensors(SVHN(root, split="train" if train else "test", download=download))
 
 
+def _svhn_extra(root: str, train: bool, download: bool) -> Split:
+    if not train:
+        return _svhn(root, train, download)
+    parts = _svhn(root, train, download), _tensors(SVHN(root, split="extra", download=download))
+    images, labels = (torch.cat(pair) for pair in zip(*parts, strict=True))
+    return images, labels
+
+
 class _LabelledSTL10(STL10):
     """Without the 2.6 GB of unlabelled images, which torchvision would want and check whenever it reads a split."""
 
@@ -170,6 +180,9 @@ FASHION_MNIST_SOURCE = _mnist_like(FashionMNIST)
 KMNIST_SOURCE = _mnist_like(KMNIST)
 USPS_SOURCE = Source("USPS", 10, (1, 16, 16), _usps, ("usps.bz2", "usps.t.bz2"))
 SVHN_SOURCE = Source("SVHN", 10, (3, 32, 32), _svhn, ("train_32x32.mat", "test_32x32.mat"))
+SVHN_EXTRA_SOURCE = Source(
+    "SVHNExtra", 10, (3, 32, 32), _svhn_extra, (*SVHN_SOURCE.files, "extra_32x32.mat"), folder="SVHN"
+)
 CIFAR10_SOURCE = _cifar(CIFAR10, 10)
 CIFAR100_SOURCE = _cifar(CIFAR100, 100)
 STL10_SOURCE = Source(

@@ -24,6 +24,7 @@ from datamodules import (
     MNISTDataModule,
     STL10DataModule,
     SVHNDataModule,
+    SVHNExtraDataModule,
     USPSDataModule,
     sources,
 )
@@ -76,7 +77,7 @@ def write_cifar(root, monkeypatch, kind, key, classes):
 
 def write_svhn(root, monkeypatch):
     """MATLAB files with images last and the digit 0 written as 10; without checksums, as above."""
-    for split, count in (("train", 30), ("test", 20)):
+    for split, count in (("train", 30), ("test", 20), ("extra", 25)):
         images, labels = drawn(count, (3, 32, 32), 10, count)
         labels = np.where(labels == 0, 10, labels).astype(np.uint8)[:, None]
         savemat(Path(root, f"{split}_32x32.mat"), {"X": images.transpose(2, 3, 1, 0), "y": labels})
@@ -145,6 +146,21 @@ def test_the_svhn_format_is_read_from_the_folder_or_its_subfolder(subfolder, tmp
     (tmp_path / subfolder).mkdir(exist_ok=True)
     write_svhn(tmp_path / subfolder, monkeypatch)
     expect(SVHNDataModule(tmp_path), 20, (3, 32, 32), 10)
+
+
+@pytest.mark.parametrize("subfolder", ["", "SVHN"])
+def test_svhns_extra_images_come_after_the_training_split(subfolder, tmp_path, monkeypatch):
+    (tmp_path / subfolder).mkdir(exist_ok=True)
+    write_svhn(tmp_path / subfolder, monkeypatch)
+    data = SVHNExtraDataModule(tmp_path)
+    expect(data, 20, (3, 32, 32), 10)
+    images, labels = data.load_split(True)
+    (train, extra) = (drawn(count, (3, 32, 32), 10, count) for count in (30, 25))
+    assert np.array_equal(images.numpy(), np.concatenate([train[0], extra[0]]))
+    assert np.array_equal(labels.numpy(), np.concatenate([train[1], extra[1]]))
+    (tmp_path / subfolder / "extra_32x32.mat").unlink()
+    with pytest.raises(FileNotFoundError, match=r"missing in .*: extra_32x32\.mat.*datamodules\.SVHNExtraDataModule"):
+        SVHNExtraDataModule(tmp_path).prepare_data()
 
 
 @pytest.mark.parametrize("subfolder", ["", "STL10"])
