@@ -5,7 +5,9 @@ https://arxiv.org/abs/1901.06656.
 
 Implemented: the six losses (a local classifier, similarity matching, both, and each without back-propagation through
 the heads); updates of each block in the forward sweep, the summed loss, and plain back-propagation of the same network;
-VGG8B, VGG11B, the MLP, ResNets and wide ResNets in which every convolution is a block; several processes.
+VGG8B, VGG11B, the MLP, ResNets and wide ResNets in which every convolution is a block; several processes, which share
+the batch, or with ``PipelineStrategy`` the blocks: then the second half of a network works on a batch while the first
+half already works on the next one.
 
 A network of your own is a list of modules. Each maps a batch to a batch; heads are made for the shapes they give::
 
@@ -35,5 +37,6 @@ Departures, from the paper or from its official code, each for a reason:
 
 from .blocks import Block
 from .module import LocalErrorSignals
+from .pipeline import PipelineStrategy
 
-__all__ = ["Block", "LocalErrorSignals"]
+__all__ = ["Block", "LocalErrorSignals", "PipelineStrategy"]

@@ -13,6 +13,7 @@ from ..log_interval import logs_now
 from .heads import LocalHead, LossName
 from .loss import prediction_loss
 from .net import LocalNetwork, make_blocks
+from .pipeline import PipelineStrategy
 from .processes import Average, learnt_from_batch
 
 Training = Literal["blockwise", "summed", "global"]
@@ -30,7 +31,8 @@ class LocalErrorSignals(LightningModule):
     ``trainer.global_step``, and with it ``max_steps`` and checkpoints every n steps, counts batches.
 
     On several processes "blockwise" averages the gradients of a block while the next one computes; it needs one device
-    or DDP. Batch normalisation sees its own process' batch, unless ``--trainer.sync_batchnorm true``.
+    or DDP. Batch normalisation sees its own process' batch, unless ``--trainer.sync_batchnorm true``. With
+    ``PipelineStrategy`` each process has some of the blocks instead.
 
     Args:
         num_classes: Number of classes, at least 2; the command line takes it from the data.
@@ -126,35 +128,49 @@ class LocalErrorSignals(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """One sweep through the blocks; the loss is the sum of all of them."""
         x, y = batch
-        log_now = logs_now(self.trainer)
-        if log_now or batch_idx == 0 or not x.is_cuda:  # on a GPU the check would stall the queue in each step
+        log_now, pipeline = logs_now(self.trainer), self._pipeline()
+        if pipeline and pipeline.global_rank:
+            x, y = pipeline.receive()
+        elif log_now or batch_idx == 0 or not x.is_cuda:  # on a GPU the check would stall the queue in each step
             check_labelled_batch(x, y, self.image_shape, self.hparams["num_classes"])
         if self.hparams["training"] == "global":
             logits = self(x)
             losses = [prediction_loss(logits, y)]
         else:
             logits, losses = self._sweep(x, y)
-        total = torch.stack(losses).sum()
         if log_now:
+            figures = losses if logits is None else [*losses, (logits.argmax(1) == y).float().mean()]
+            *losses, accuracy = pipeline.figures(figures) if pipeline else figures
             names = [*(f"block_{number}" for number in range(len(losses) - 1)), "output"]
             self.log_dict({f"train/{name}": loss for name, loss in zip(names, losses, strict=True)})
-            self.log("train/loss", total)
-            self.log("train/acc", (logits.argmax(1) == y).float().mean())
-        return total
+            self.log("train/loss", torch.stack(losses).sum())
+            self.log("train/acc", accuracy)
+        return torch.stack(losses).sum()
 
-    def _sweep(self, x: Any, y: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The logits, and each local loss with the output layer's at the end; "blockwise" learns on the way."""
-        losses = []
-        for block, head in zip(self.network.blocks, self.network.heads, strict=True):
+    def _sweep(self, x: Any, y: Tensor) -> tuple[Tensor | None, list[Tensor]]:
+        """The logits, and each local loss with the output layer's at the end; "blockwise" learns on the way.
+
+        In a pipeline, those of this process; it has logits where it has the output layer.
+        """
+        network, pipeline, losses = self.network, self._pipeline(), []
+        own = pipeline.own if pipeline else range(len(network.blocks))
+        for number in own:
+            block, head = network.blocks[number], network.heads[number]
             hidden = block(x)
-            loss = head(hidden, y)
             x = block.hand_on(hidden.detach(), x)
+            leaves = number + 1 == own.stop < len(network.blocks)
+            if pipeline and leaves:  # before this block learns: the next process may be waiting for it
+                pipeline.send(x, y)
+            loss = head(hidden, y)
             del hidden  # one map less while the block learns
-            losses.append(self._learn(loss, block, head))
-        logits = self.network.classify(x)
-        # The official code's factor; Adam is indifferent to it.
-        weight = 1 - self.beta if self.hparams["loss"].startswith("predsim") else 1.0
-        losses.append(self._learn(weight * prediction_loss(logits, y), self.network.output))
+            losses.append(self._learn(loss, block, head, last=leaves))
+            del loss  # with what is left of its graph
+        logits = None
+        if own.stop == len(network.blocks):
+            logits = network.classify(x)
+            # The official code's factor; Adam is indifferent to it.
+            weight = 1 - self.beta if self.hparams["loss"].startswith("predsim") else 1.0
+            losses.append(self._learn(weight * prediction_loss(logits, y), network.output, last=True))
         if self.hparams["training"] == "blockwise":
             self._step(last=True)
             if self.trainer.is_last_batch:  # before anything is saved, as Lightning does where it steps by itself
@@ -163,8 +179,11 @@ class LocalErrorSignals(LightningModule):
                     schedule.step()
         return logits, losses
 
-    def _learn(self, loss: Tensor, *modules: nn.Module) -> Tensor:
-        """In "blockwise", backward and step of some modules, whose loss is all that has a graph; returns the loss."""
+    def _learn(self, loss: Tensor, *modules: nn.Module, last: bool) -> Tensor:
+        """In "blockwise", backward and step of some modules, whose loss is all that has a graph; returns the loss.
+
+        The last step of a batch is left to the caller.
+        """
         if self.hparams["training"] != "blockwise":
             return loss
         if self._averages:  # of the block before: they had this block's forward pass to arrive
@@ -172,9 +191,9 @@ class LocalErrorSignals(LightningModule):
         # Lightning calls this step under autocast, which would also round the float32 parts of the backward pass.
         with self._own_reduction(), torch.autocast(self.device.type, enabled=False):
             self.manual_backward(loss)
-        if self.trainer.world_size > 1:
+        if self.trainer.world_size > 1 and not self._pipeline():
             self._averages = Average(learnt_from_batch(modules))
-        elif modules[0] is not self.network.output:
+        elif not last:
             self._step()
         return loss.detach()
 
@@ -193,6 +212,11 @@ class LocalErrorSignals(LightningModule):
         else:
             self.trainer.strategy.optimizer_step(optimizer.optimizer, lambda: None)
         optimizer.zero_grad()
+
+    def _pipeline(self) -> PipelineStrategy | None:
+        """The strategy, where each process has blocks of its own."""
+        strategy = self.trainer.strategy if self.hparams["training"] == "blockwise" else None
+        return strategy if isinstance(strategy, PipelineStrategy) else None
 
     def _own_reduction(self) -> AbstractContextManager[None]:
         """DDP's reduction switched off, see ``processes.py``."""

@@ -1,0 +1,81 @@
+"""What the processes of a pipeline send each other: features with labels, and weights."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+DTYPES = (
+    torch.float32, torch.float64, torch.bfloat16, torch.float16,
+    torch.int64, torch.int32, torch.uint8, torch.bool,
+)  # fmt: skip
+HEADER = 64  # numbers in a header; those of the labels and of five maps are 56
+
+
+def broadcast(tensors: Iterable[Tensor], source: int) -> None:
+    """Give all processes one process' values of some tensors, in one message for each dtype."""
+    alike: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        alike.setdefault(tensor.dtype, []).append(tensor.detach())
+    for group in alike.values():
+        flat = torch.cat([tensor.reshape(-1) for tensor in group])
+        distributed.broadcast(flat, source)
+        for tensor, piece in zip(group, flat.split([tensor.numel() for tensor in group]), strict=True):
+            tensor.copy_(piece.view(tensor.shape))
+
+
+def send(x: Any, y: Tensor, to: int) -> list[tuple[Any, Tensor]]:
+    """Begin to send what a block handed on, and the labels.
+
+    Dtypes, shapes and strides go first: a map arrives in the layout that it had.
+
+    Args:
+        x: A tensor or a tuple of tensors.
+        y: Labels ``(n,)``.
+        to: Rank of the receiver.
+
+    Returns:
+        What is under way, with the tensors that must live until it has arrived.
+
+    Raises:
+        ValueError: For anything else, or too much of it.
+    """
+    parts = x if isinstance(x, tuple) else (x,)
+    if not all(isinstance(part, Tensor) for part in parts):
+        raise ValueError(f"a block hands on {type(x).__name__}: expected a tensor, or a tuple of tensors")
+    dense = [as_stored(part) for part in (*parts, y)]
+    numbers = [len(dense), isinstance(x, tuple)]
+    for part in dense:
+        numbers += [DTYPES.index(part.dtype), part.dim(), *part.shape, *part.stride()]
+    if len(numbers) > HEADER:
+        raise ValueError(f"a block hands on {len(parts)} tensors: expected at most five maps (n, C, H, W)")
+    header = torch.tensor(numbers + [0] * (HEADER - len(numbers)), device=y.device)
+    return [(distributed.isend(part, to), part) for part in (header, *map(in_memory, dense))]
+
+
+def receive(source: int, device: torch.device) -> tuple[Any, Tensor]:
+    """What ``send`` was given."""
+    header = torch.empty(HEADER, dtype=torch.int64, device=device)
+    distributed.recv(header, source)
+    count, several, *numbers = header.tolist()
+    found = []
+    for _ in range(count):
+        dtype, dims, *numbers = numbers
+        shape, strides, numbers = numbers[:dims], numbers[dims : 2 * dims], numbers[2 * dims :]
+        found.append(torch.empty_strided(shape, strides, dtype=DTYPES[dtype], device=device))
+        distributed.recv(in_memory(found[-1]), source)
+    *parts, y = found
+    return tuple(parts) if several else parts[0], y
+
+
+def as_stored(tensor: Tensor) -> Tensor:
+    """Without gradient, and without gaps or overlaps in memory."""
+    tensor = tensor.detach()
+    dense = torch.empty_like(tensor, device="meta").stride() == tensor.stride()
+    return tensor if dense else tensor.contiguous()
+
+
+def in_memory(tensor: Tensor) -> Tensor:
+    """The numbers of a tensor without gaps in the order in which they lie in memory, as a view."""
+    return tensor.as_strided((tensor.numel(),), (1,))
