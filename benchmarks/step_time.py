@@ -132,18 +132,20 @@ def local_error(arguments: argparse.Namespace) -> None:
     x, y = torch.rand(size, 3, 32, 32) * 2 - 1, torch.arange(size) % 10
     batches = DataLoader(TensorDataset(*(t.repeat(arguments.rounds + 1, *[1] * (t.dim() - 1)) for t in (x, y))), size)
     plain, x, y = PlainVGG8B().to(device), x.to(device), y.to(device)
-    variants: dict[str, tuple[Any, torch.memory_format, Any]] = {
-        "channels-last": ("blockwise", torch.channels_last, "32-true"),
-        "channels-last, bf16-mixed": ("blockwise", torch.channels_last, "bf16-mixed"),
+    variants: dict[str, tuple[Any, torch.memory_format, Any, bool]] = {
+        "channels-last": ("blockwise", torch.channels_last, "32-true", True),
+        "channels-last, bf16-mixed": ("blockwise", torch.channels_last, "bf16-mixed", True),
     }
     if arguments.all:
         variants |= {
-            "contiguous": ("blockwise", torch.contiguous_format, "32-true"),
-            "channels-last, back-propagation": ("global", torch.channels_last, "32-true"),
+            "channels-last, all maps held": ("blockwise", torch.channels_last, "32-true", False),
+            "contiguous": ("blockwise", torch.contiguous_format, "32-true", True),
+            "channels-last, back-propagation": ("global", torch.channels_last, "32-true", False),
         }
-    for name, (training, layout, precision) in variants.items():
+    for name, (training, layout, precision, frugal) in variants.items():
         module = LocalErrorSignals(10, (3, 32, 32), "VGG8B", max_dim=2048, dropout=0.2, training=training)
         module.network.to(memory_format=layout)
+        module.network.blocks[1].body.frugal = frugal
         compare(module, batches, lambda: plain(x, y), name, precision)
 
 
