@@ -6,10 +6,10 @@
     python train.py fit --config zoo/classifier/paper_cifar10.yaml --data.data_dir DIR
     python train.py test --model JEM --ckpt_path FILE      judge a checkpoint
 
-``--model X`` without ``--config`` starts from X's ``recipe.yaml``. ``--data Y`` (``YDataModule``) replaces the recipe's
-data module and keeps the arguments that both have. ``--print_config``, ``--model.help X`` and ``--data.help Y`` show
-what there is. A checkpoint brings its module's arguments, which win over everything else, and the data that it was
-trained on, unless ``--data`` or ``--config`` says otherwise.
+``--model X`` without ``--config`` starts from X's ``recipe_X.yaml``, or else its folder's ``recipe.yaml``. ``--data Y``
+(``YDataModule``) replaces the recipe's data module and keeps the arguments that both have. ``--print_config``,
+``--model.help X`` and ``--data.help Y`` show what there is. A checkpoint brings its module's arguments, which win over
+everything else, and the data that it was trained on, unless ``--data`` or ``--config`` says otherwise.
 
 Bad input ends with one line, and with status 2 for the command line or 1 for what goes wrong later. The environment
 variable ``ZOO_DEBUG=1`` asks for the traceback.
@@ -84,6 +84,15 @@ class ZooCLI(LightningCLI):
         elif subcommand and subcommand != "fit":
             rank_zero_warn("no --ckpt_path: these are untrained weights")
 
+    def instantiate_classes(self) -> None:
+        """Build everything; jsonargparse writes the data into a message, for which Lightning would read them."""
+        described = LightningDataModule.__str__
+        LightningDataModule.__str__ = LightningDataModule.__repr__  # type: ignore[method-assign]  # for a moment
+        try:
+            super().instantiate_classes()
+        finally:
+            LightningDataModule.__str__ = described  # type: ignore[method-assign]
+
     def after_instantiate_classes(self) -> None:
         """Refuse data of another kind than the checkpoint's."""
         cli.check_data(self.trained, self.datamodule)
@@ -95,7 +104,9 @@ def starting_points(flags: dict[str, str]) -> list[str]:
         return []
     found, paper = [], flags.get("--model", "").removeprefix("zoo.")
     if paper in zoo.__all__:
-        found.append(f"--config={Path(inspect.getfile(getattr(zoo, paper))).with_name('recipe.yaml')}")
+        recipe = Path(inspect.getfile(getattr(zoo, paper))).with_name("recipe.yaml")
+        own = recipe.with_name(f"recipe_{paper}.yaml")  # of a module that learns from other data than its folder's
+        found.append(f"--config={own if own.exists() else recipe}")
     config = cli.read_checkpoint(flags.get("--ckpt_path")).get(cli.CONFIG_KEY)
     if config and "--data" not in flags:
         found.append(f"--config={json.dumps({'data': config['data']})}")

@@ -2,10 +2,14 @@
 
 The module's step is the real one, inside ``Trainer.fit``: it is timed from the start of the batch to its end, and the
 other contestants take their turn between two batches.
+
+``histogram_loss`` compares the histogram loss with l2 on the same network, both inside ``Trainer.fit``, a few steps
+each in turn.
 """
 
 import argparse
 import copy
+import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -14,10 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from zoo import JEM, LocalErrorSignals
+from zoo import JEM, HistogramRegression, LocalErrorSignals, PointRegression
+from zoo.histogram_loss.support import TargetTable
 from zoo.jem.loss import generative_loss
 
-from .frame import now, print_machine, print_ratios
+from .frame import alternate, now, print_machine, print_ratios
 from .local_error_loop import PlainVGG8B
 
 
@@ -149,13 +154,70 @@ def local_error(arguments: argparse.Namespace) -> None:
         compare(module, batches, lambda: plain(x, y), name, precision)
 
 
+class Steps(L.Callback):
+    """Times the module's steps."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """A step begins."""
+        self.start = now()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """It ends."""
+        self.seconds.append(now() - self.start)
+
+
+class Direct(HistogramRegression):
+    """With targets computed in each step."""
+
+    def learn_of_labels(self, labels: Tensor) -> None:
+        """No table."""
+
+
+def histogram_loss(arguments: argparse.Namespace) -> None:
+    """The histogram loss on the 4x192 network of CT slices against l2, and the share of the targets in the step."""
+    size, steps = arguments.batch_size or 256, 60
+    torch.manual_seed(0)
+    x, y = torch.randn(steps * size, 384), torch.rand(steps * size) * 100
+    batches = DataLoader(TensorDataset(x, y), size)
+    modules: dict[str, L.LightningModule] = {
+        "l2": PointRegression(384, input_dropout=0.05),
+        "histogram loss": HistogramRegression(384, input_dropout=0.05),
+        "histogram loss, targets in each step": Direct(384, input_dropout=0.05),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in modules}
+    quiet: Any = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    for turn in range(arguments.rounds + 1):
+        for name, module in modules.items():
+            timed = Steps()
+            L.Trainer(max_epochs=1, callbacks=[timed], enable_model_summary=False, devices=1, **quiet).fit(
+                module, batches
+            )
+            if turn:  # the first one warms up
+                seconds[name].append(statistics.median(timed.seconds))
+    print_ratios(seconds, "ms", 1e3)
+    module = modules["histogram loss"].to("cuda" if torch.cuda.is_available() else "cpu")
+    assert isinstance(module, HistogramRegression)
+    device_y = y[:size].to(module.device)
+    contestants: dict[str, Callable[[], Any]] = {"targets in each step": lambda: module.target(device_y)}
+    if module.device.type == "cpu":
+        table = TargetTable(y, module.target)
+        contestants["targets looked up"] = lambda: table.find(device_y)
+    whole = statistics.median(seconds["histogram loss"])
+    for name, times in alternate(contestants, 200, warmup=10).items():
+        found = statistics.median(times)
+        print(f"{name}: {1e6 * found:.0f} us, {found / whole:.2%} of the step")
+
+
 def main() -> None:
     """Read the command line and run one paper's comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    papers = {"jem": jem, "local_error": local_error}
+    papers = {"jem": jem, "local_error": local_error, "histogram_loss": histogram_loss}
     parser.add_argument("paper", choices=papers)
     parser.add_argument("--rounds", type=int, default=5, help="timed turns of each pair")
-    parser.add_argument("--batch-size", type=int, help="default: 32 for jem, 128 for local_error")
+    parser.add_argument("--batch-size", type=int, help="default: 32 for jem, 128 for local_error, 256")
     parser.add_argument("--depth", type=int, default=16, help="of jem's wide ResNet")
     parser.add_argument("--width", type=int, default=4, help="of jem's wide ResNet")
     parser.add_argument("--steps", type=int, default=20, help="SGLD steps in a training step of jem")

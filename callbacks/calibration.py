@@ -21,11 +21,10 @@ from .collect import (
     labelled_batch,
 )
 from .figures import reliability_figure
-from .fit_data import find_loader, origin, run_through
+from .fit_data import find_loader, refuse_same_data, refuse_same_samples, run_through
 from .loggers import log_figure, log_table
 
 FIGURES = ("accuracy", "nll", "brier", "ece", "rmsce", "mce", "ace", "classwise_ece", "aurc", "mean_confidence")
-MOST_COMMON = 0.1  # share of the calibration inputs that may be test inputs too
 
 
 class CalibrationEvaluation(Callback):
@@ -99,7 +98,7 @@ class CalibrationEvaluation(Callback):
         if loader is None:
             rank_zero_warn("CalibrationEvaluation found no validation data: no temperature is fitted")
             return
-        _refuse_same_data(loader, test_loader)
+        refuse_same_data(loader, test_loader, "a temperature")
 
         def measure(x: Tensor, y: Tensor) -> Table:
             logits = batch_logits(trainer, pl_module, None, x)
@@ -146,7 +145,7 @@ class CalibrationEvaluation(Callback):
         }
         if calibration:
             _check(calibration, "the calibration data")
-            _refuse_same_samples(calibration["fingerprint"], test["fingerprint"])
+            refuse_same_samples(calibration["fingerprint"], test["fingerprint"], "a temperature")
             fit = metrics.fit_temperature(calibration["logits"], calibration["label"])
             if not fit.converged:
                 rank_zero_warn(f"the fit of the temperature did not converge: it ended at T = {fit.value:.4g}")
@@ -203,26 +202,3 @@ def _check(table: Table, of: str) -> None:
             f"labels of {of} out of range for {broken} of {len(labels)} samples: expected 0 to {classes - 1}, "
             f"got {labels.min()} to {labels.max()}"
         )
-
-
-def _refuse_same_data(calibration: DataLoader, test: Any) -> None:
-    if not isinstance(test, DataLoader):
-        return
-    dataset, indices = origin(calibration)
-    test_dataset, test_indices = origin(test)
-    if dataset is test_dataset and (common := len(indices & test_indices)):
-        raise ValueError(
-            f"the calibration data are the test set: {common} of its samples are drawn from the same data set "
-            f"({type(dataset).__name__}); a temperature must be fitted on data held out from testing"
-        )
-
-
-def _refuse_same_samples(calibration: Tensor, test: Tensor) -> None:
-    known = int(torch.isin(calibration, test).sum())
-    found = f"{known} of {len(calibration)} calibration inputs are also test inputs"
-    if known > MOST_COMMON * len(calibration):
-        raise ValueError(
-            f"{found}, more than {MOST_COMMON:.0%}: a temperature must be fitted on data held out from testing"
-        )
-    if known:
-        rank_zero_warn(f"{found}: the temperature is fitted on data that are not all held out from testing")

@@ -43,6 +43,27 @@ def is_labelled(batch: Any) -> bool:
     return y.shape == x.shape[:1] and not y.is_floating_point() and y.dtype != torch.bool
 
 
+def target_batch(batch: Any) -> tuple[Tensor, Tensor]:
+    """Return x (B, …) and y (B,) of a batch ``(x, y)`` of regression.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if has_targets(batch):
+        return batch[0], batch[1]
+    raise ValueError(f"expected a batch (x, y) with real numbers y of shape (B,), got {_describe(batch)}")
+
+
+def has_targets(batch: Any) -> bool:
+    """Whether a batch is ``(x, y)`` with a real number, integer or not, for each sample."""
+    if not isinstance(batch, tuple | list) or len(batch) < 2:
+        return False
+    x, y = batch[:2]
+    if not isinstance(x, Tensor) or not isinstance(y, Tensor) or x.ndim == 0:
+        return False
+    return y.shape == x.shape[:1] and y.dtype != torch.bool and not y.is_complex()
+
+
 def batch_inputs(batch: Any) -> Tensor:
     """Return x (B, …) of a batch ``(x, …)`` or ``x``."""
     x = batch[0] if isinstance(batch, tuple | list) and len(batch) else batch

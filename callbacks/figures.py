@@ -42,7 +42,7 @@ def reliability_figure(results: Results, parts: Sequence[str] = ("before", "afte
         One column for each part.
     """
     parts = [part for part in parts if results.get(part)]
-    figure, grid = _panels(2, max(1, len(parts)), 2.25, sharex=True, height_ratios=(3, 1))
+    figure, grid = panels(2, max(1, len(parts)), 2.25, sharex=True, height_ratios=(3, 1))
     for column, part in zip(grid.T, parts, strict=False):
         title = "before" if part == "before" else f"after, T = {results['temperature']:.3g}"
         _reliability(column[0], column[1], results[part], results["samples"], title)
@@ -86,7 +86,7 @@ def _reliability(upper: Axes, lower: Axes, part: Results, samples: int, title: s
     lower.set(ylim=(0, 1), xlabel="confidence", ylabel="share")
     lower.yaxis.set_major_formatter(PercentFormatter(1))
     lower.set_yticks([0, 0.5, 1])
-    _tidy(upper, lower)
+    tidy(upper, lower)
 
 
 def auroc_heatmap_figure(results: Results) -> Figure:
@@ -137,7 +137,7 @@ def score_histogram_figure(results: Results, score: str) -> Figure:
     starts = np.arange(0, len(edges) - 1, step)
     edges = np.append(edges[starts], edges[-1])
     counts = {name: np.add.reduceat(values, starts) for name, values in histogram["counts"].items()}
-    figure, ((axes,),) = _panels(1, 1, PANEL[1], top=0.2 + 0.17 * math.ceil((1 + len(results["sets"])) / 2))
+    figure, ((axes,),) = panels(1, 1, PANEL[1], top=0.2 + 0.17 * math.ceil((1 + len(results["sets"])) / 2))
     for name, style in set_styles(results).items():
         if name in counts and counts[name].sum():
             share = 100 * counts[name] / counts[name].sum()
@@ -146,8 +146,8 @@ def score_histogram_figure(results: Results, score: str) -> Figure:
     axes.set(xlabel=f"{score}  (larger = more OOD)", ylabel="% of images", ylim=(0, None))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_locator(MaxNLocator(6))
-    _tidy(axes)
-    _legend_above(axes)
+    tidy(axes)
+    legend_above(axes)
     return figure
 
 
@@ -158,7 +158,7 @@ def roc_figure(results: Results, score: str) -> Figure:
         results: Of `OODEvaluation`.
         score: One of its scores.
     """
-    figure, ((axes,),) = _panels(1, 1, PANEL[1], top=0.2 + 0.17 * math.ceil((1 + len(results["sets"])) / 2))
+    figure, ((axes,),) = panels(1, 1, PANEL[1], top=0.2 + 0.17 * math.ceil((1 + len(results["sets"])) / 2))
     axes.plot([0, 1], [0, 1], color=INK, alpha=0.55, linewidth=0.9, linestyle=(0, (4, 3)))
     for name, style in set_styles(results).items():
         if name in results["roc"].get(score, {}):
@@ -166,8 +166,8 @@ def roc_figure(results: Results, score: str) -> Figure:
             axes.plot(curve["fpr"], curve["tpr"], label=name, **style)
     axes.set(xlabel=f"share of {results['id']} flagged", ylabel="share of OOD flagged")
     axes.set(xlim=(0, 1), ylim=(0, 1.01))
-    _tidy(axes)
-    _legend_above(axes)
+    tidy(axes)
+    legend_above(axes)
     return figure
 
 
@@ -218,13 +218,13 @@ def learning_curves_figure(history: Sequence[Results], groups: Sequence[str] | N
         history: Of `Report`: rows with ``epoch``, ``step`` and the logged keys.
         groups: Panels to draw, from `curve_groups`; all of them by default.
     """
-    panels = {name: keys for name, keys in curve_groups(history).items() if groups is None or name in groups}
-    columns = min(3, max(1, len(panels)))
-    rows = math.ceil(len(panels) / columns) or 1
-    figure, grid = _panels(rows, columns, 2.7)
+    chosen = {name: keys for name, keys in curve_groups(history).items() if groups is None or name in groups}
+    columns = min(3, max(1, len(chosen)))
+    rows = math.ceil(len(chosen) / columns) or 1
+    figure, grid = panels(rows, columns, 2.7)
     epochs = [row["epoch"] for row in history]
     axis = "epoch" if len(set(epochs)) == len(epochs) else "step"
-    for axes, (name, keys) in zip(grid.flat, panels.items(), strict=False):
+    for axes, (name, keys) in zip(grid.flat, chosen.items(), strict=False):
         series = _series_styles(keys)
         styles = series or _stage_styles(keys)
         for key, style in styles.items():
@@ -234,11 +234,11 @@ def learning_curves_figure(history: Sequence[Results], groups: Sequence[str] | N
         axes.set(xlabel=axis, title=name)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5))
-        _tidy(axes)
+        tidy(axes)
         per_row = math.ceil(sum(style["label"] != "_" for style in series.values()) / 3)
         look: dict[str, Any] = {"ncols": per_row, "handlelength": 1.2, "columnspacing": 1.2} if series else {}
         axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, **look)
-    for axes in list(grid.flat)[len(panels) :]:
+    for axes in list(grid.flat)[len(chosen) :]:
         axes.set_visible(False)
     return figure
 
@@ -275,7 +275,7 @@ def _series_styles(keys: Sequence[str]) -> dict[str, dict[str, Any]]:
     return styles
 
 
-def _panels(rows: int, columns: int, height: float, top: float = 0.34, **layout: Any) -> tuple[Figure, np.ndarray]:
+def panels(rows: int, columns: int, height: float, top: float = 0.34, **layout: Any) -> tuple[Figure, np.ndarray]:
     """Axes with margins in inches: matplotlib's own layout engines take twice as long to draw."""
     left, right, bottom, gap = 0.68, 0.14, 0.5, 0.34 if layout else 0.85
     width, height = PANEL[0] * columns, height * rows
@@ -288,7 +288,8 @@ def _panels(rows: int, columns: int, height: float, top: float = 0.34, **layout:
     return figure, grid
 
 
-def _tidy(*all_axes: Axes) -> None:
+def tidy(*all_axes: Axes) -> None:
+    """The house's look: thin axes on two sides, a faint grid, text in `INK`."""
     for axes in all_axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set_color(INK)
@@ -300,6 +301,7 @@ def _tidy(*all_axes: Axes) -> None:
             text.set(color=INK, fontsize=9.5)
 
 
-def _legend_above(axes: Axes) -> None:
+def legend_above(axes: Axes) -> None:
+    """A legend in two columns above the axes."""
     look = {"frameon": False, "fontsize": 8, "labelcolor": INK, "handlelength": 1.8, "columnspacing": 1.2}
     axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, **look)

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
@@ -26,9 +27,16 @@ from torch.utils.data import (
 from .collect import Table, data_module, flatten_loaders, gather_rows, is_labelled, labelled_batch, sampler_parts
 
 Stage = Literal["train", "val"]
+MOST_COMMON = 0.1  # share of the calibration inputs that may be test inputs too
 
 
-def find_loader(trainer: Trainer, pl_module: LightningModule, stage: Stage, is_set_up: bool) -> DataLoader | None:
+def find_loader(
+    trainer: Trainer,
+    pl_module: LightningModule,
+    stage: Stage,
+    is_set_up: bool,
+    accepts: Callable[[Any], bool] = is_labelled,
+) -> DataLoader | None:
     """The data module's (or else the module's own) loader of labelled training or validation batches.
 
     Of several loaders the one that is called "labelled", else the first whose batches are ``(x, y)``.
@@ -39,6 +47,7 @@ def find_loader(trainer: Trainer, pl_module: LightningModule, stage: Stage, is_s
         stage: Which loader.
         is_set_up: Whether the data module went through ``setup("fit")`` already; a second time might draw
             another split.
+        accepts: Which batches count as labelled.
 
     Returns:
         None where there is none.
@@ -54,7 +63,7 @@ def find_loader(trainer: Trainer, pl_module: LightningModule, stage: Stage, is_s
     if isinstance(loaders, dict) and "labelled" in loaders:
         loaders = loaders["labelled"]
     for loader in flatten_loaders(loaders):
-        if isinstance(loader, DataLoader) and is_labelled(next(iter(_probe(loader)), None)):
+        if isinstance(loader, DataLoader) and accepts(next(iter(_probe(loader)), None)):
             return loader
     return None
 
@@ -66,6 +75,7 @@ def run_through(
     measure: Callable[[Tensor, Tensor], Table],
     limit: int | float = 1.0,
     max_samples: int | None = None,
+    read: Callable[[Any], tuple[Tensor, Tensor]] = labelled_batch,
 ) -> Table:
     """Columns for the samples of a loader, in the data set's order, equal on all processes. A collective.
 
@@ -78,6 +88,7 @@ def run_through(
         measure: From x and y on the device to columns (B, …).
         limit: Lightning's ``limit_train_batches`` or ``limit_val_batches``: a share, or a number of batches.
         max_samples: At most so many samples. Where fewer than all are taken, they are evenly spread.
+        read: From a batch to x and y.
 
     Returns:
         ``key`` and the measured columns; empty where there is no sample.
@@ -97,7 +108,7 @@ def run_through(
     parts: list[Table] = []
     rows = 0
     for number, batch in batches:
-        x, y = labelled_batch(_to_device(trainer, pl_module, batch))
+        x, y = read(_to_device(trainer, pl_module, batch))
         with trainer.precision_plugin.forward_context():
             columns = measure(x, y)
         parts.append({"key": (number << 32) + torch.arange(len(x)), **columns})
@@ -143,6 +154,47 @@ def origin(loader: DataLoader) -> tuple[Any, set[int]]:
         indices = [int(dataset.indices[index]) for index in indices]
         dataset = dataset.dataset
     return dataset, set(indices)
+
+
+def refuse_same_data(calibration: DataLoader, test: Any, what: str) -> None:
+    """Refuse calibration data that are drawn from the samples of the test loader.
+
+    Args:
+        calibration: Loader of the data on which something is fitted.
+        test: Loader of the test set; nothing is refused where it is no ``DataLoader``.
+        what: What is fitted, for the message.
+
+    Raises:
+        ValueError: A sample is in both.
+    """
+    if not isinstance(test, DataLoader):
+        return
+    dataset, indices = origin(calibration)
+    test_dataset, test_indices = origin(test)
+    if dataset is test_dataset and (common := len(indices & test_indices)):
+        raise ValueError(
+            f"the calibration data are the test set: {common} of its samples are drawn from the same data set "
+            f"({type(dataset).__name__}); {what} must be fitted on data held out from testing"
+        )
+
+
+def refuse_same_samples(calibration: Tensor, test: Tensor, what: str) -> None:
+    """Refuse calibration data of which more than 10 % are test data, and warn of fewer.
+
+    Args:
+        calibration: (N,) fingerprints.
+        test: (M,) fingerprints.
+        what: What is fitted, for the message.
+
+    Raises:
+        ValueError: More than 10 % are.
+    """
+    known = int(torch.isin(calibration, test).sum())
+    found = f"{known} of {len(calibration)} calibration inputs are also test inputs"
+    if known > MOST_COMMON * len(calibration):
+        raise ValueError(f"{found}, more than {MOST_COMMON:.0%}: {what} must be fitted on data held out from testing")
+    if known:
+        rank_zero_warn(f"{found}: {what} is fitted on data that are not all held out from testing")
 
 
 def _groups(trainer: Trainer, loader: DataLoader, limit: int | float, max_samples: int | None) -> list[list[int]]:

@@ -1,12 +1,17 @@
 """Lightning data modules, each in a file for its kind of batch.
 
-Each offers, before anything is read, ``num_classes``, ``image_shape`` and ``test_sets``: the names of the test
-loaders, first the set's own, then ``near/<name>`` and ``far/<name>`` out-of-distribution sets. Images arrive at the
-module as float32 in [-1, 1]; the labels of out-of-distribution images are -1.
+Those of images offer, before anything is read, ``num_classes``, ``image_shape`` and ``test_sets``: the names of the
+test loaders, first the set's own, then ``near/<name>`` and ``far/<name>`` out-of-distribution sets. Images arrive at
+the module as float32 in [-1, 1]; the labels of out-of-distribution images are -1.
+
+Those for regression offer ``num_features``, ``target_name`` and ``test_sets``, and ``training_targets`` after
+``setup``. Features arrive standardised by the training rows, labels in the units in which they were measured.
 """
 
 from .image_folder import ImageFolderDataModule
 from .semi_supervised import SemiSupervisedDataModule
+from .sine import SineDataModule
+from .tabular import CSVRegressionDataModule, UCIRegressionDataModule
 from .vision import (
     CIFAR10DataModule,
     CIFAR100DataModule,
@@ -23,6 +28,7 @@ from .vision import (
 __all__ = [
     "CIFAR10DataModule",
     "CIFAR100DataModule",
+    "CSVRegressionDataModule",
     "DigitsDataModule",
     "FashionMNISTDataModule",
     "ImageFolderDataModule",
@@ -32,5 +38,7 @@ __all__ = [
     "SVHNDataModule",
     "SVHNExtraDataModule",
     "SemiSupervisedDataModule",
+    "SineDataModule",
+    "UCIRegressionDataModule",
     "USPSDataModule",
 ]

@@ -3,8 +3,11 @@
 Besides ``model`` and ``data``, in the command line's form, a file has ``contract:``, where special cases belong:
 
 * ``noise`` (required): whether a training step draws random numbers of its own, which two processes must not share;
-* ``batch_independent`` (true): whether the forward of an image in evaluation mode ignores the rest of its batch;
-* ``strategy`` (ddp_fork): Lightning's name of the strategy for two processes.
+* ``batch_independent`` (true): whether the forward of an input in evaluation mode ignores the rest of its batch;
+* ``strategy`` (ddp_fork): Lightning's name of the strategy for two processes;
+* ``teacher`` (none): a module that is trained first and saved where ``model`` has its ``teacher``.
+
+Data that offer ``image_shape`` are images in [-1, 1] with classes, those that offer ``num_features`` rows of a table.
 """
 
 import copy
@@ -17,9 +20,17 @@ import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from teachers import save_teacher
 
 import train
-from callbacks import CalibrationEvaluation, OODEvaluation, Randomness, SampleGrid, SimilarityMatrices
+from callbacks import (
+    CalibrationEvaluation,
+    OODEvaluation,
+    Randomness,
+    RegressionCalibration,
+    SampleGrid,
+    SimilarityMatrices,
+)
 
 CONFS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(Path(__file__).parent.glob("conf/*.yaml"))}
 QUIET: dict[str, Any] = {
@@ -35,7 +46,10 @@ QUIET: dict[str, Any] = {
 @pytest.fixture(params=CONFS, autouse=True)
 def conf(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.chdir(tmp_path)
-    return copy.deepcopy(CONFS[request.param])
+    found = copy.deepcopy(CONFS[request.param])
+    if "teacher" in found["contract"]:
+        save_teacher(found["model"]["init_args"]["teacher"], found["contract"]["teacher"], found["data"])
+    return found
 
 
 def build(conf: dict[str, Any]) -> tuple[Any, Any]:
@@ -50,8 +64,18 @@ def fit(model: Any, data: Any, callbacks: list[Callback], ckpt_path: Path | None
     return trainer
 
 
-def images(data: Any, count: int = 8) -> torch.Tensor:
-    return torch.rand(count, *data.image_shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+def fitted(conf: dict[str, Any]) -> tuple[Any, Any]:
+    """After a step: a regressor takes its support from the training labels."""
+    model, data = build(conf)
+    fit(model, data, [], limit_train_batches=1)
+    return model, data
+
+
+def inputs(data: Any, count: int = 8) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    if hasattr(data, "num_features"):
+        return torch.randn(count, data.num_features, generator=generator)
+    return torch.rand(count, *data.image_shape, generator=generator) * 2 - 1
 
 
 class Gradients(Callback):
@@ -92,11 +116,13 @@ class InferenceMode(Callback):
 
 
 def test_validate_and_test_work_in_inference_mode_with_every_evaluation_that_applies(conf):
-    model, data = build(conf)
+    model, data = fitted(conf)
     classifies = hasattr(data, "num_classes")
     calibration, ood, grid = CalibrationEvaluation(), OODEvaluation(resamples=10, knn_k=5), SampleGrid(number=4)
     applicable = [calibration, ood] if classifies else []
     applicable += [grid] if hasattr(model, "sample") else []
+    regression = RegressionCalibration()
+    applicable += [regression] if hasattr(model, "predictive") else []
     similarity = SimilarityMatrices(number=80)
     applicable += [similarity] if hasattr(model, "block_features") else []
     trainer = Trainer(**QUIET, callbacks=[InferenceMode(), *applicable])
@@ -107,13 +133,19 @@ def test_validate_and_test_work_in_inference_mode_with_every_evaluation_that_app
     if classifies:
         assert 0 <= calibration.results["before"]["ece"] <= 1
         assert 0 <= trainer.callback_metrics["test/acc"] <= 1
-        own = model.ood_scores(images(data)) if hasattr(model, "ood_scores") else {}
+        own = model.ood_scores(inputs(data)) if hasattr(model, "ood_scores") else {}
         assert {"msp", *own} <= {score.lower() for score in ood.results["scores"]}
         assert set(ood.results["sets"]) == set(data.test_sets[1:])
+    else:
+        assert validated["val/rmse"] >= validated["val/mae"] > 0
+        assert {"test/rmse", "test/mae"} <= set(trainer.callback_metrics)
+    if regression in applicable:
+        assert {"calibration/crps", "calibration/nll"} <= set(trainer.callback_metrics)
+        assert trainer.callback_metrics["calibration/crps"] > 0
     if grid in applicable:
         assert grid.grid is not None
     if similarity in applicable:
-        assert len(similarity.results["blocks"]) == len(model.block_features(images(data)))
+        assert len(similarity.results["blocks"]) == len(model.block_features(inputs(data)))
 
 
 def test_bfloat16_mixed_precision_stays_finite(conf):
@@ -138,7 +170,7 @@ def test_a_checkpoint_gives_the_same_module_back(conf, origin, tmp_path):
     for loader in loaders:
         loaded = loader.load_from_checkpoint(path, weights_only=True)
         assert type(loaded) is type(model)
-        x = images(data)
+        x = inputs(data)
         with torch.no_grad():
             assert torch.equal(loaded.eval()(x), model.eval()(x))
 
@@ -215,12 +247,12 @@ def test_two_processes_agree_on_the_weights_and_draw_noise_of_their_own(conf, ba
         assert (first != second).all()
 
 
-def test_the_forward_of_an_image_ignores_the_rest_of_its_batch(conf):
-    model, data = build(conf)
+def test_the_forward_of_an_input_ignores_the_rest_of_its_batch(conf):
+    model, data = fitted(conf)
     model.eval()
-    x = images(data)
+    x = inputs(data)
     with torch.no_grad():
-        together, alone = model(x), torch.cat([model(image) for image in x.split(1)])
+        together, alone = model(x), torch.cat([model(one) for one in x.split(1)])
     same = torch.allclose(together, alone, rtol=1e-4, atol=1e-5)
     assert same == conf["contract"].get("batch_independent", True)
 
@@ -228,33 +260,40 @@ def test_the_forward_of_an_image_ignores_the_rest_of_its_batch(conf):
 class Spoiled(Callback):
     """Passes one bad batch to the training step."""
 
-    def __init__(self, pixel: float | None, label: int | None) -> None:
-        self.pixel, self.label = pixel, label
+    def __init__(self, number: float | None, label: float | None) -> None:
+        self.number, self.label = number, label
+        self.before: dict[str, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.before = copy.deepcopy(pl_module.state_dict())  # with the support, which comes from the labels
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         for part in batch.values() if isinstance(batch, dict) else [batch]:
             x, y = part if isinstance(part, list | tuple) else (part, None)
-            if self.pixel is not None:
-                x[0, 0, 0, 0] = self.pixel
+            if self.number is not None:
+                x[(0,) * x.dim()] = self.number
             if self.label is not None and y is not None:
                 y[0] = self.label
 
 
+NAN, INFINITY = float("nan"), float("inf")
+
+
 @pytest.mark.parametrize(
-    ("pixel", "label", "message"),
+    ("number", "label", "message"),
     [
-        (float("nan"), None, "NaN or infinite pixels"),
-        (float("inf"), None, "NaN or infinite pixels"),
-        (None, 10, "labels from 0 to 10 arrived"),
-        (None, -1, r"labels from -1 to \d arrived"),
+        (NAN, None, "NaN or infinite (pixels|features)"),
+        (INFINITY, None, "NaN or infinite (pixels|features)"),
+        (None, (10, NAN), "labels from 0 to 10 arrived|NaN or infinite labels in 1 of 16 rows of a batch: rows .0."),
+        (None, (-1, INFINITY), r"labels from -1 to \d arrived|NaN or infinite labels"),
     ],
 )
-def test_bad_pixels_and_labels_stop_the_training_before_the_weights_change(conf, pixel, label, message):
+def test_bad_inputs_and_labels_stop_the_training_before_the_state_changes(conf, number, label, message):
     model, data = build(conf)
-    before = copy.deepcopy(model.state_dict())
+    spoiled = Spoiled(number, label and label[0 if hasattr(data, "num_classes") else 1])
     with pytest.raises(ValueError, match=message):
-        fit(model, data, [Spoiled(pixel, label)])
-    assert differences(before, model.state_dict()) == []
+        fit(model, data, [spoiled])
+    assert differences(spoiled.before, model.state_dict()) == []
 
 
 def test_the_command_line_knows_the_module_its_recipe_and_its_arguments(conf, capsys):
@@ -266,4 +305,5 @@ def test_the_command_line_knows_the_module_its_recipe_and_its_arguments(conf, ca
     with pytest.raises(SystemExit) as end:
         train.main(["fit", f"--model.help={name}"])
     assert end.value.code == 0
-    assert "--model.num_classes" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "--model.num_classes" in shown or "--model.num_features" in shown

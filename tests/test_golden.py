@@ -3,6 +3,7 @@
 After a change that is meant to move the curve: ``python tests/test_golden.py`` writes it anew, and the commit says why.
 """
 
+import contextlib
 import csv
 import json
 import os
@@ -19,18 +20,23 @@ RECIPES = {path.parent.name: path for path in sorted(ROOT.glob("zoo/*/recipe.yam
 
 def losses(recipe: Path, folder: Path) -> list[float]:
     """``train/loss`` of every second of 20 steps."""
+    from teachers import save_teacher_of_recipe
+
     import train
 
-    logger = json.dumps({"class_path": "CSVLogger", "init_args": {"save_dir": str(folder), "name": "", "version": ""}})
-    train.main(
-        [
-            "fit", f"--config={recipe}", "--seed_everything=0", "--trainer.max_steps=20", "--trainer.accelerator=cpu",
-            "--trainer.log_every_n_steps=1", "--trainer.limit_val_batches=0", "--trainer.enable_progress_bar=false",
-            "--trainer.enable_checkpointing=false", "--trainer.callbacks=null", f"--trainer.logger={logger}",
-            f"--trainer.default_root_dir={folder}",
-        ]
-    )  # fmt: skip
-    with (folder / "metrics.csv").open(encoding="utf-8") as file:
+    logger = json.dumps(
+        {"class_path": "CSVLogger", "init_args": {"save_dir": str(folder / "log"), "name": "", "version": ""}}
+    )
+    arguments = [
+        "fit", f"--config={recipe}", "--seed_everything=0", "--trainer.max_steps=20", "--trainer.accelerator=cpu",
+        "--trainer.log_every_n_steps=1", "--trainer.limit_val_batches=0", "--trainer.enable_progress_bar=false",
+        "--trainer.enable_checkpointing=false", "--trainer.callbacks=null", f"--trainer.logger={logger}",
+        f"--trainer.default_root_dir={folder}",
+    ]  # fmt: skip
+    with contextlib.chdir(folder):
+        save_teacher_of_recipe(recipe, steps=20)
+        train.main(arguments)
+    with (folder / "log" / "metrics.csv").open(encoding="utf-8") as file:
         values = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
     assert len(values) == 20
     return values[1::2]

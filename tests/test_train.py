@@ -15,6 +15,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentError
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from teachers import save_teacher_of_recipe
 
 import callbacks
 import datamodules
@@ -80,20 +81,28 @@ def files(folder: Path) -> dict[str, bytes]:
 )
 def test_the_settings_of_a_published_experiment_build_its_module_its_data_and_its_trainer(path):
     built = train.main([f"--config={path}"], run=False)
-    assert built.model.hparams["num_classes"] == built.datamodule.num_classes
-    assert len(built.datamodule.test_sets) > 1
+    known = [name for name in ("num_classes", "num_features") if hasattr(built.datamodule, name)]
+    assert len(known) == 1
+    assert built.model.hparams[known[0]] == getattr(built.datamodule, known[0])
+    assert len(built.datamodule.test_sets) > (known == ["num_classes"])  # with classes, others than its own
     assert built.trainer.max_epochs > 1
 
 
 @pytest.mark.parametrize("name", zoo.__all__)
 def test_a_model_alone_trains_from_its_recipe_and_is_tested_from_its_checkpoint_without_another_flag(folder, name):
-    train.main(["fit", "--model", name, *QUICK, "--data.ood=[far/uniform]", "--trainer.check_val_every_n_epoch=5"])
-    (run,) = folder.glob("runs/*/version_0")
+    classifies = hasattr(train.main(["--model", name], run=False).datamodule, "num_classes")
+    few = ["--data.ood=[far/uniform]", "--trainer.check_val_every_n_epoch=5"] if classifies else []
+    (recipe,) = train.starting_points({"--model": name})
+    save_teacher_of_recipe(Path(recipe.removeprefix("--config=")))
+    teachers = set(folder.glob("runs/*/version_0"))
+    train.main(["fit", "--model", name, *QUICK, *few])
+    (run,) = set(folder.glob("runs/*/version_0")) - teachers
     assert {"config.yaml", "metrics.csv", "report.html", "report.json"} <= set(files(run))
     checkpoint = run / "checkpoints" / "last.ckpt"  # however short the run
     cli = train.main(["test", "--model", name, "--ckpt_path", str(checkpoint)])
     metrics = cli.trainer.callback_metrics
-    assert {"test/acc", "calibration/ece", "ood/far/uniform/energy/auroc"} <= set(metrics)
+    figures = {"test/acc", "calibration/ece", "ood/far/uniform/energy/auroc"}
+    assert (figures if classifies else {"test/rmse", "calibration/crps"}) <= set(metrics)
     saved = torch.load(checkpoint, weights_only=True)["state_dict"]
     assert all(torch.equal(saved[key].cpu(), value.cpu()) for key, value in cli.model.state_dict().items())
 
@@ -258,6 +267,27 @@ def test_a_resumed_fit_goes_on_from_the_step_of_its_checkpoint(folder):
     assert cli.trainer.global_step == 3
 
 
+@pytest.mark.parametrize("name", ["PointRegression", "GaussianRegression", "MixtureDensityNetwork"])
+def test_a_class_that_shares_a_recipe_keeps_the_arguments_that_it_has(capsys, name):
+    recipe = printed(capsys, "fit", "--model", "HistogramRegression")
+    baseline = printed(capsys, "fit", "--model", name)
+    own, theirs = baseline["model"]["init_args"], recipe["model"]["init_args"]
+    assert "bins" not in own
+    assert own["hidden"] == theirs["hidden"] != [192] * 4
+    assert {key: baseline[key] for key in baseline if key != "model"} == {k: recipe[k] for k in recipe if k != "model"}
+
+
+def test_building_a_run_reads_no_data_though_they_lack_what_other_modules_take_from_them(monkeypatch):
+    read: list[str] = []
+    for kind in (datamodules.UCIRegressionDataModule, datamodules.DigitsDataModule):
+        for method in ("load_table", "load_split"):
+            monkeypatch.setattr(kind, method, lambda *_, method=method: read.append(method), raising=False)
+    for name in ("HistogramRegression", "JEM", "Classifier"):
+        train.main(["--model", name], run=False)
+    assert read == []
+    assert "dataloader" in str(LightningDataModule()), "Lightning's own description is back"
+
+
 def test_a_checkpoint_of_another_class_is_refused(capsys, folder):
     ours = fitted(folder)
     status, line = refused(capsys, "test", "--model", "JEM", "--ckpt_path", ours)
@@ -312,7 +342,7 @@ def test_a_missing_or_damaged_checkpoint_is_named_and_nothing_is_written(capsys,
         (["fit"], ["--model", "--data"]),
         (
             ["fit", "--model", "Clasifier"],
-            ["--model", "Clasifier", "expected one of Classifier, JEM", "did you mean Class"],
+            ["--model", "Clasifier", "expected one of Classifier, Gaussian", "did you mean Class"],
         ),
         (["fit", *CLASSIFIER, "--data", "MNST"], ["--data", "MNST", "DigitsDataModule", "USPSDataModule"]),
         (["fit", *CLASSIFIER, "--model", "DigitsDataModule"], ["--model", "DigitsDataModule", "Classifier"]),
@@ -605,7 +635,7 @@ def test_a_users_classes_of_the_same_names_leave_short_names_and_recipes_as_they
         for name in zoo.__all__:
             cli = train.main(["--model", name, *BARE], run=False)
             assert type(cli.model) is getattr(zoo, name)
-            assert type(cli.datamodule) is datamodules.DigitsDataModule
+            assert type(cli.datamodule) in (datamodules.DigitsDataModule, datamodules.UCIRegressionDataModule)
         config = printed(capsys, "fit", "--model=Classifier", "--data=Digits")
         assert config["model"]["class_path"] == "zoo.Classifier"
         assert config["data"]["class_path"] == "datamodules.DigitsDataModule"

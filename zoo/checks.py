@@ -32,3 +32,32 @@ def check_labelled_batch(x: Tensor, y: Tensor, image_shape: tuple[int, ...], num
         raise ValueError(
             f"labels from {low} to {high} arrived, but the module was built for classes 0 to {num_classes - 1}"
         )
+
+
+def check_regression_batch(x: Tensor, y: Tensor, num_features: int) -> None:
+    """Refuse a batch that would train a regressor on nonsense.
+
+    Costs a reduction over the features and one over the labels, and on a GPU a synchronisation: there, call it
+    now and then rather than in each step.
+
+    Args:
+        x: Features ``(B, num_features)``.
+        y: Labels ``(B,)``.
+        num_features: The number of features that the module was built for.
+
+    Raises:
+        ValueError: For another shape, NaN or infinite features or labels.
+    """
+    if x.dim() != 2 or x.shape[1] != num_features:
+        raise ValueError(
+            f"features of shape {tuple(x.shape)} arrived, but the module was built for (B, {num_features}): "
+            "set its num_features argument"
+        )
+    if y.shape != x.shape[:1]:
+        raise ValueError(f"labels of shape {tuple(y.shape)} arrived; expected ({len(x)},), one number for each row")
+    if torch.isfinite(x.sum() + y.sum()):
+        return
+    for what, values in (("features", x), ("labels", y[:, None])):
+        rows = torch.nonzero(~torch.isfinite(values).all(1)).flatten().tolist()
+        if rows:
+            raise ValueError(f"NaN or infinite {what} in {len(rows)} of {len(x)} rows of a batch: rows {rows[:5]}")

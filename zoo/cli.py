@@ -19,7 +19,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-FROM_DATA = ("num_classes", "image_shape")  # the module's arguments that the data decide
+FROM_DATA = ("num_classes", "image_shape", "num_features")  # the module's arguments that the data decide
 CONFIG_KEY = "command_line_config"  # where a checkpoint keeps the configuration that it was trained with
 IN_FILE = " (the configuration file): "
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..calibration import CalibrationEvaluation
 from ..loggers import define_summaries, png, run_folder
 from ..ood import OODEvaluation
+from ..regression import RegressionCalibration
 from ..samples import SampleGrid
 from ..similarity import SimilarityMatrices
 from .page import render
@@ -23,9 +24,10 @@ class Report(Callback):
     """Writes ``report.html`` and ``report.json`` at the end of a fit and of a test.
 
     The page holds what is there: configuration, learning curves, and the results of `CalibrationEvaluation`,
-    `OODEvaluation`, `SimilarityMatrices` and `SampleGrid` if they are among the trainer's callbacks. A module can
-    add lines of its own with ``report_notes() -> dict[str, str | int | float]``. The learning curves are kept in
-    checkpoints, so a test in a fresh process shows them up to its checkpoint. W&B keeps best values in its summary.
+    `RegressionCalibration`, `OODEvaluation`, `SimilarityMatrices` and `SampleGrid` if they are among the trainer's
+    callbacks. A module can add lines of its own with ``report_notes() -> dict[str, str | int | float]``. The learning
+    curves are kept in checkpoints, so a test in a fresh process shows them up to its checkpoint. W&B keeps best values
+    in its summary.
 
     Args:
         folder: Where to write; by default the CSV logger's folder, else another logger's or the trainer's.
@@ -122,10 +124,12 @@ class Report(Callback):
         (folder / "report.html").write_text(render([record]), encoding="utf-8")
 
     def _collect(self, trainer: Trainer, pl_module: LightningModule) -> Record:
-        found: Record = {"calibration": None, "ood": None, "samples": None, "similarity": None}
+        found: Record = dict.fromkeys(("calibration", "regression", "ood", "samples", "similarity"))
         for callback in _callbacks(trainer):
             if isinstance(callback, CalibrationEvaluation):
                 found["calibration"] = callback.results or None
+            elif isinstance(callback, RegressionCalibration):
+                found["regression"] = callback.results or None
             elif isinstance(callback, OODEvaluation):
                 found["ood"] = callback.results or None
             elif isinstance(callback, SampleGrid) and callback.grid is not None:

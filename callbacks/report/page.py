@@ -7,6 +7,7 @@ from typing import Any
 
 from ..figures import curve_groups, learning_curves_figure, reliability_figure
 from .page_ood import ood_section
+from .page_regression import regression_section
 from .page_similarity import similarity_section
 from .parts import Figures, Runs, details, duration, gallery, number, per_run, section, table
 from .summary import SUMMARY, Record, best_score, names, summary
@@ -37,6 +38,7 @@ def render(records: Sequence[Record]) -> str:
         _in_words(records),
         _learning_curves(runs, draw),
         _calibration(runs, draw),
+        regression_section(runs, draw),
         ood_section(runs, draw),
         similarity_section(runs),
         _samples(runs),
@@ -101,14 +103,21 @@ def _summary(runs: Runs) -> str:
             score = best_score(ood) if key in ("near", "far") and ood else None
             cells.append(f"<td{mark}>{text}{f'<small>{escape(score)}</small>' if score else ''}</td>")
         rows.append(f"<th>{escape(name)}</th>{''.join(cells)}")
-    note = (
-        "NLL in nats; Brier summed over classes; ECE in equal-width bins of the top confidence; T is the "
-        "temperature fitted on validation data, and “after” is with it. AUROC of the score that is best on "
-        "average over all OOD sets, a choice made with hindsight."
-    )
+    notes = []
+    if any(key in columns for key in ("accuracy", "near", "far")):
+        notes.append(
+            "NLL in nats; Brier summed over classes; ECE in equal-width bins of the top confidence; T is the "
+            "temperature fitted on validation data, and “after T” is with it. AUROC of the score that is best on "
+            "average over all OOD sets, a choice made with hindsight."
+        )
+    if "rmse" in columns:
+        notes.append(
+            "RMSE, MAE and CRPS in the units of the label; NLL of the predicted density in nats; QCE is the quantile "
+            "calibration error, mean |coverage &minus; level|; “after R” is recalibrated on validation data."
+        )
     if len(runs) > 1:
-        note += " The best figure of a column is marked."
-    return section("Summary", note, table(["", *(SUMMARY[key].heading for key in columns)], rows))
+        notes.append("The best figure of a column is marked.")
+    return section("Summary", " ".join(notes), table(["", *(SUMMARY[key].heading for key in columns)], rows))
 
 
 def _learning_curves(runs: Runs, draw: Figures) -> str:

@@ -6,7 +6,7 @@ from html import escape
 
 from matplotlib.figure import Figure
 
-from .summary import Record
+from .summary import Record, formatted
 from .svg import inline_svg
 
 Runs = Mapping[str, Record]
@@ -51,9 +51,9 @@ def table(head: Sequence[str], rows: Sequence[str], kind: str = "") -> str:
     return f'<div class="scroll"><table class="{kind}">\n{top}<tbody>\n{body}\n</tbody></table></div>'
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """A number, or a dash where there is none."""
-    return "\N{EN DASH}" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+def number(value: float | None, digits: int | None = 3) -> str:
+    """A number with so many decimals (None: four significant digits), or a dash where there is none."""
+    return "\N{EN DASH}" if value is None or math.isnan(value) else formatted(value, digits)
 
 
 def duration(seconds: float) -> str:

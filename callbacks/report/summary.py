@@ -22,7 +22,7 @@ class Column(NamedTuple):
 
     heading: str
     larger_is_better: bool | None
-    digits: int = 3
+    digits: int | None = 3  # None: four significant ones, for figures in the units of the data
 
 
 SUMMARY = {
@@ -33,6 +33,13 @@ SUMMARY = {
     "ece": Column("ECE", False, 4),
     "ece_after": Column("ECE after T", False, 4),
     "temperature": Column("T", None, 2),
+    "rmse": Column("RMSE", False, None),
+    "mae": Column("MAE", False, None),
+    "crps": Column("CRPS", False, None),
+    "crps_after": Column("CRPS after R", False, None),
+    "density_nll": Column("NLL of density", False),
+    "qce": Column("QCE", False, 4),
+    "qce_after": Column("QCE after R", False, 4),
     "near": Column("AUROC near", True),
     "far": Column("AUROC far", True),
 }
@@ -62,12 +69,26 @@ def summary(record: Record) -> dict[str, Value]:
         values["brier"] = Value(before["brier"])
         if after:
             values["temperature"] = Value(calibration["temperature"])
+    if regression := record.get("regression"):
+        before, after = regression["before"], regression.get("after")
+        for key, name in (("rmse", "rmse"), ("mae", "mae"), ("crps", "crps"), ("density_nll", "nll")):
+            values |= _with_error(key, before, name)
+        values["qce"] = Value(before["qce"])
+        if after:
+            values |= _with_error("crps_after", after, "crps")
+            values["qce_after"] = Value(after["qce"])
     if ood := record.get("ood"):
         score = best_score(ood)
         for kind in ("near", "far"):
             if score and not math.isnan(mean := cell_value(ood.get(f"{kind}_mean") or {}, score)):
                 values[kind] = Value(mean)
     return values
+
+
+def _with_error(key: str, part: Mapping[str, Any], name: str) -> dict[str, Value]:
+    """A figure and its standard error; nothing where it is infinite, which a record has as None."""
+    value, error = part[name], part.get(f"{name}_error")
+    return {} if value is None else {key: Value(value, math.nan if error is None else error)}
 
 
 def ece_error(diagram: Mapping[str, Any]) -> float:
@@ -128,25 +149,36 @@ def head_to_head(records: Mapping[str, Record]) -> dict[str, tuple[dict[str, tup
 def text_table(records: Sequence[Record]) -> str:
     """The summary and AUROC by set and score, for a terminal."""
     labels = names(records)
-    rows = [["", *(column.heading for column in SUMMARY.values())]]
-    for label, record in zip(labels, records, strict=True):
-        values = summary(record)
-        shown = {key: values.get(key, Value(math.nan)).value for key in SUMMARY}
-        rows.append([label, *(_number(shown[key], column.digits) for key, column in SUMMARY.items())])
+    found = [summary(record) for record in records]
+    columns = {key: column for key, column in SUMMARY.items() if any(key in values for values in found)}
+    rows = [["", *(column.heading for column in columns.values())]]
+    for label, values in zip(labels, found, strict=True):
+        shown = {key: values.get(key, Value(math.nan)).value for key in columns}
+        rows.append([label, *(_number(shown[key], column.digits) for key, column in columns.items())])
     blocks = [_aligned(rows)]
     tested = [(label, record["ood"]) for label, record in zip(labels, records, strict=True) if record.get("ood")]
-    columns = list(dict.fromkeys(name for _, ood in tested for name in ood_columns(ood)))
-    rows = [["AUROC", "", *columns]]
+    sets = list(dict.fromkeys(name for _, ood in tested for name in ood_columns(ood)))
+    rows = [["AUROC", "", *sets]]
     for label, ood in tested:
         figures = ood_columns(ood)
         for score in ood["scores"]:
-            shown_figures = [cell_value(figures.get(name, {}), score) for name in columns]
+            shown_figures = [cell_value(figures.get(name, {}), score) for name in sets]
             rows.append([label, score, *(_number(value, 3) for value in shown_figures)])
     return "\n\n".join([*blocks, _aligned(rows)] if tested else blocks)
 
 
-def _number(value: float, digits: int) -> str:
-    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+def formatted(value: float, digits: int | None) -> str:
+    """A number with so many decimals, or with four significant digits."""
+    if digits is None:
+        size = math.floor(math.log10(abs(value))) if value and math.isfinite(value) else 0
+        if not -4 <= size < 7:
+            return f"{value:.3e}"
+        digits = max(0, 3 - size)
+    return f"{value:.{digits}f}"
+
+
+def _number(value: float, digits: int | None) -> str:
+    return "-" if math.isnan(value) else formatted(value, digits)
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

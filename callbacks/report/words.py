@@ -1,15 +1,16 @@
 """What the numbers say, in plain words.
 
 Two models differ when 95% intervals say so, else it is a tie: for AUROC the bootstrap intervals must not overlap;
-for accuracy and ECE the difference must exceed 1.96 standard errors of the difference. Where no error is known
-(NLL) the sentence says so.
+for accuracy, ECE, RMSE, MAE, CRPS and the NLL of densities the difference must exceed 1.96 standard errors of the
+difference, taken as if the runs had been tested on different samples, which is the careful side. Where no error is
+known (NLL of classifiers, QCE) the sentence says so.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .summary import SUMMARY, Record, Value, best_on_set, best_score, head_to_head, interval, names, summary
+from .summary import SUMMARY, Record, Value, best_on_set, best_score, formatted, head_to_head, interval, names, summary
 
 
 def verdict(records: Sequence[Record]) -> list[str]:
@@ -32,6 +33,8 @@ def _single(record: Record, alone: bool) -> list[str]:
         )
     if calibration:
         sentences.append(_calibration_sentence(calibration, values))
+    if regression := record.get("regression"):
+        sentences += _regression_sentences(regression, alone)
     if ood and alone and (score := best_score(ood)):
         means = [f"{kind} mean {values[kind].value:.3f}" for kind in ("near", "far") if kind in values]
         sentences.append(f"The strongest score over all OOD sets is {score}: AUROC {', '.join(means)}.")
@@ -54,6 +57,38 @@ def _calibration_sentence(calibration: Mapping[str, Any], values: Mapping[str, V
     after = values["ece_after"].value
     change = "lowers ECE to" if after < ece.value else "does not help: ECE becomes"
     return f"{text[0].upper()}{text[1:]}; T\u00a0=\u00a0{calibration['temperature']:.2f} {change} {after:.4f}."
+
+
+def _regression_sentences(results: Mapping[str, Any], alone: bool) -> list[str]:
+    before, after, samples = results["before"], results.get("after"), results["samples"]
+    sentences = []
+    if alone:
+        error = "" if before["rmse_error"] is None else f" (± {1.96 * before['rmse_error']:.2g}, 95% interval)"
+        sentences.append(
+            f"RMSE {formatted(before['rmse'], None)}{error}, MAE {formatted(before['mae'], None)} and CRPS "
+            f"{formatted(before['crps'], None)} on {samples:,} test labels, in their units."
+        )
+    index = min(range(len(results["levels"])), key=lambda index: abs(results["levels"][index] - 0.9))
+    level, coverage = results["levels"][index], before["intervals"]["coverage"][index]
+    if abs(coverage - level) <= 1.96 * math.sqrt(level * (1 - level) / samples):
+        tendency = "what a perfect forecaster would show"
+    else:
+        tendency = "they are too narrow" if coverage < level else "they are too wide"
+    text = f"The {100 * level:g}% intervals hold {coverage:.1%} of the labels: {tendency}"
+    if after:
+        recalibrated, fit = after["intervals"]["coverage"][index], results["recalibration"]["samples"]
+        text += f"; recalibrated on {fit:,} validation labels they hold {recalibrated:.1%}"
+    sentences.append(f"{text}.")
+    text = f"Quantile calibration error {before['qce']:.4f} (by chance {results['qce_by_chance']:.4f})"
+    if after:
+        change = "lowers it to" if after["qce"] < before["qce"] else "does not help: it becomes"
+        chance = results["recalibration"]["qce_by_chance"]
+        text += f"; recalibration {change} {after['qce']:.4f} (by chance {chance:.4f})"
+    sentences.append(f"{text}.")
+    if none := before["zero_density"]:
+        verb = "label has" if none == 1 else "labels have"
+        sentences.append(f"{none:,} {verb} a predicted density of zero, so that the NLL is infinite.")
+    return sentences
 
 
 def _warnings(ood: Mapping[str, Any]) -> list[str]:
@@ -85,6 +120,12 @@ def _comparison(records: Sequence[Record]) -> list[str]:
         ("nll", "has the lower NLL before temperature (no interval)", "NLL before temperature", ".3f"),
         ("ece", "is better calibrated before temperature: ECE", "ECE before temperature", ".4f"),
         ("ece_after", "is better calibrated after temperature: ECE", "ECE after temperature", ".4f"),
+        ("rmse", "has the lower RMSE", "RMSE", "#.4g"),
+        ("mae", "has the lower MAE", "MAE", "#.4g"),
+        ("crps", "has the lower CRPS", "CRPS", "#.4g"),
+        ("crps_after", "has the lower CRPS after recalibration", "CRPS after recalibration", "#.4g"),
+        ("density_nll", "has the lower NLL", "NLL", ".3f"),
+        ("qce", "has the lower quantile calibration error (no interval)", "Quantile calibration error", ".4f"),
     )
     sentences = []
     for key, win, subject, digits in claims:

@@ -61,6 +61,7 @@ def test_schedule_rises_falls_and_ends_at_zero():
     [
         ("SmallConvNet", (1, 8, 8), {}, 134_730),
         ("LeNet", (1, 28, 28), {}, 258_314),
+        ("MLP", (1, 28, 28), {"hidden": [800, 800]}, 1_276_810),
         ("ResNet18", (3, 32, 32), {}, 11_173_962),  # the usual count of ResNet-18 with a 3x3 stem
         ("WideResNet", (3, 32, 32), {"depth": 16, "width": 4, "norm": "batch"}, 2_751_146),
     ],
@@ -86,11 +87,16 @@ def test_wide_resnet_takes_every_normalisation_and_a_stride_on_the_second_convol
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"network": "Nothing"}, "'Nothing' is unknown; expected one of LeNet, ResNet18, SmallConvNet, WideResNet"),
+        (
+            {"network": "Nothing"},
+            "'Nothing' is unknown; expected one of LeNet, MLP, ResNet18, SmallConvNet, WideResNet",
+        ),
         ({"network_args": {"wdth": 3}}, r"\['wdth'\], which SmallConvNet does not take; it takes \['width'\]"),
         ({"num_classes": 1}, "num_classes is 1"),
         ({"image_shape": (1, 8)}, r"image_shape is \(1, 8\)"),
         ({"network": "LeNet"}, "at least 12x12, got 8x8"),
+        ({"network": "MLP", "network_args": {"hidden": []}}, r"hidden is \[\]; expected the widths"),
+        ({"network": "MLP", "network_args": {"dropout": 1.0}}, r"dropout is 1.0; expected a probability in \[0, 1\)"),
         ({"network": "WideResNet", "network_args": {"depth": 27}}, "depth is 27"),
         ({"network": "WideResNet", "network_args": {"depth": 10, "norm": "bach"}}, "norm is 'bach'"),
     ],
@@ -132,3 +138,31 @@ def test_the_wide_resnet_averages_its_whole_last_map_and_its_gradient_keeps_the_
     torch.testing.assert_close(network.features(maps), maps.mean((2, 3)))
     (gradient,) = torch.autograd.grad(network(maps).sum(), maps)
     assert gradient.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_mlp_drops_pixels_to_black_and_units_in_training_only():
+    network: Any = build_network("MLP", (1, 20, 20), 3, hidden=[500], dropout=0.4, input_dropout=0.2)
+    x = torch.rand(4, 1, 20, 20) * 2 - 1
+    with torch.no_grad():
+        dropped = network.pixels(x + 1) - 1
+        assert (dropped == -1).float().mean() == pytest.approx(0.2, abs=0.05)
+        kept = dropped != -1
+        torch.testing.assert_close(dropped[kept], (x[kept] + 1) / 0.8 - 1)
+        hidden = torch.ones(50, 500)
+        assert (network.body[3](hidden) == 0).float().mean() == pytest.approx(0.4, abs=0.02)
+        assert network.body[3](hidden).mean() == pytest.approx(1, abs=0.05)
+        expected = network.head((x.flatten(1) @ network.body[1].weight.T + network.body[1].bias).relu())
+        torch.testing.assert_close(network.eval()(x), expected)
+
+
+def test_two_processes_of_one_seed_drop_different_units(monkeypatch):
+    network: Any = build_network("MLP", (1, 4, 4), 3, hidden=[100], dropout=0.5)
+    masks = []
+    for rank in (0, 1, 1):
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+        torch.manual_seed(0)
+        masks.append(network.body[3](torch.ones(8, 100)))
+    assert torch.equal(masks[1], masks[2])
+    assert not torch.equal(masks[0], masks[1])

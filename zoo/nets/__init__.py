@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from .lenet import LeNet
+from .mlp import MLP
 from .resnet import ResNet18
 from .small_conv import SmallConvNet
 from .wide_resnet import WideResNet
 
-__all__ = ["LeNet", "ResNet18", "SmallConvNet", "WideResNet", "build_network"]
+__all__ = ["MLP", "LeNet", "ResNet18", "SmallConvNet", "WideResNet", "build_network"]
 
 
 def build_network(name: str, image_shape: tuple[int, int, int], num_classes: int, **arguments: object) -> nn.Module:
@@ -33,7 +34,7 @@ def build_network(name: str, image_shape: tuple[int, int, int], num_classes: int
     Raises:
         ValueError: For an unknown name or argument, or fewer than two classes.
     """
-    names = [entry for entry in __all__ if entry != "build_network"]
+    names = sorted(entry for entry in __all__ if entry != "build_network")
     if name not in names:
         raise ValueError(f"network {name!r} is unknown; expected one of {', '.join(names)}")
     if num_classes < 2:

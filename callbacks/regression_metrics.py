@@ -1,0 +1,194 @@
+"""Figures of probabilistic regression: pure functions of float64 tensors.
+
+A predictive distribution is judged in the units of the label: CRPS (Matheson and Winkler 1976), interval score (Winkler
+1972, Gneiting and Raftery 2007), the probability integral transform (PIT, Dawid 1984) and what follows from it.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from sklearn.isotonic import IsotonicRegression
+from torch import Tensor
+from torch.special import ndtr
+
+QUANTILE_LEVELS = torch.arange(1, 100, dtype=torch.float64) / 100  # at which the quantile calibration error looks
+SMALLEST_PIT = 1e-12  # what lies below counts as this much
+MOST_KNOTS = 50
+
+
+def crps_normal(mean: Tensor, deviation: Tensor, labels: Tensor) -> Tensor:
+    """CRPS of Normal(mean, deviation²), all (B,), in the labels' units: Gneiting and Raftery 2007, equation 21."""
+    z = (labels - mean) / deviation
+    return deviation * (z * (2 * ndtr(z) - 1) + 2 * _density(z) - 1 / math.sqrt(math.pi))
+
+
+def crps_laplace(mean: Tensor, scale: Tensor, labels: Tensor) -> Tensor:
+    """CRPS of Laplace(mean, scale), all (B,): |d| + b exp(-|d| / b) - 3 b / 4 with d = y - mean."""
+    distance = (labels - mean).abs()
+    return distance + scale * torch.exp(-distance / scale) - 0.75 * scale
+
+
+def crps_normal_mixture(weights: Tensor, means: Tensor, deviations: Tensor, labels: Tensor) -> Tensor:
+    """CRPS of a mixture of Normals: Grimit et al. 2006, equation 5.
+
+    Args:
+        weights: (B, K), each row sums to 1.
+        means: (B, K).
+        deviations: (B, K).
+        labels: (B,).
+    """
+
+    def mean_distance(difference: Tensor, variance: Tensor) -> Tensor:
+        """E|X| of X ~ Normal(difference, variance)."""
+        deviation = variance.sqrt()
+        z = difference / deviation
+        return 2 * deviation * _density(z) + difference * (2 * ndtr(z) - 1)
+
+    to_label = (weights * mean_distance(labels[:, None] - means, deviations**2)).sum(1)
+    variance = deviations[:, :, None] ** 2 + deviations[:, None] ** 2
+    apart = mean_distance(means[:, :, None] - means[:, None], variance)
+    return to_label - 0.5 * (weights[:, :, None] * weights[:, None] * apart).sum((1, 2))
+
+
+def crps_histogram(edges: Tensor, probabilities: Tensor, labels: Tensor) -> Tensor:
+    """CRPS of piecewise-uniform densities, exact: (F - 1{t >= y})² is a parabola on either side of y in each bin.
+
+    Args:
+        edges: (B, k + 1), strictly ascending; bins may differ in width.
+        probabilities: (B, k), each row sums to 1.
+        labels: (B,), inside the support or outside.
+    """
+    low, width, y = edges[:, :-1], edges.diff(dim=1), labels[:, None]
+    upper = probabilities.cumsum(1).clamp(max=1.0)
+    lower = torch.cat([torch.zeros_like(upper[:, :1]), upper[:, :-1]], 1)
+    share = ((y - low) / width).clamp(0, 1)  # of the bin that lies below the label
+    at_label = lower + share * (upper - lower)
+
+    def parabola(first: Tensor, last: Tensor) -> Tensor:
+        """Mean of the square of what goes linearly from first to last."""
+        return (first * first + first * last + last * last) / 3
+
+    below = share * parabola(lower, at_label)
+    above = (1 - share) * parabola(1 - at_label, 1 - upper)
+    outside = (edges[:, 0] - labels).clamp(min=0) + (labels - edges[:, -1]).clamp(min=0)
+    return (width * (below + above)).sum(1) + outside
+
+
+def interval_score(low: Tensor, high: Tensor, labels: Tensor, level: float) -> Tensor:
+    """Winkler score of central intervals: width + 2 / (1 - level) times the distance of a label outside.
+
+    Args:
+        low: (B,) lower ends.
+        high: (B,) upper ends.
+        labels: (B,).
+        level: Nominal coverage in (0, 1).
+    """
+    missed = (low - labels).clamp(min=0) + (labels - high).clamp(min=0)
+    return high - low + 2 / (1 - level) * missed
+
+
+def quantile_coverage(pit: Tensor, levels: Tensor = QUANTILE_LEVELS) -> Tensor:
+    """Share of labels at or below their predicted quantile of each level: (N,) PIT values and (m,) levels to (m,)."""
+    return torch.searchsorted(pit.sort().values, levels, right=True).double() / len(pit)
+
+
+def quantile_calibration_error(coverage: Tensor, levels: Tensor = QUANTILE_LEVELS) -> tuple[float, float]:
+    """Mean |coverage - level| and mean (coverage - level)² over levels.
+
+    The first is the "average calibration error" of Chung et al. (Beyond Pinball Loss, 2021), the second the calibration
+    error of Kuleshov et al. (Accurate Uncertainties for Deep Learning Using Calibrated Regression, 2018, equation 9)
+    with equal weights that sum to 1.
+    """
+    gap = coverage - levels
+    return gap.abs().mean().item(), gap.square().mean().item()
+
+
+def expected_calibration_error_by_chance(
+    samples: int, fitted_on: int | None = None, levels: Tensor = QUANTILE_LEVELS
+) -> float:
+    """Mean |coverage - level| that a perfect forecaster would show (normal approximation).
+
+    Args:
+        samples: Labels on which it is judged.
+        fitted_on: Labels on which it was recalibrated, which are a sample too; None: it was not.
+        levels: (m,).
+    """
+    variance = levels * (1 - levels) * (1 / samples + (0 if fitted_on is None else 1 / fitted_on))
+    return (2 / math.pi * variance).sqrt().mean().item()
+
+
+def pit_histogram(pit: Tensor, bins: int) -> list[int]:
+    """Counts of (N,) PIT values in bins of equal width on [0, 1], the last one closed."""
+    index = (pit * bins).long().clamp(0, bins - 1)
+    return torch.bincount(index, minlength=bins).tolist()
+
+
+@dataclass(frozen=True)
+class Recalibration:
+    """A continuous, strictly ascending map R of [0, 1] onto itself; R(F(t)) is the recalibrated distribution function.
+
+    Attributes:
+        pit: (k,) knots, from 0 to 1.
+        level: (k,) R at the knots, from 0 to 1; between them R is linear.
+        samples: How many labels it was fitted on.
+    """
+
+    pit: Tensor
+    level: Tensor
+    samples: int
+
+    def __call__(self, pit: Tensor) -> Tensor:
+        """R, of any shape."""
+        return _interpolate(self.pit, self.level, pit)
+
+    def inverse(self, level: Tensor) -> Tensor:
+        """The inverse of R, kept apart from 0 and 1, where quantiles are infinite."""
+        return _interpolate(self.level, self.pit, level).clamp(2.0**-53, 1 - 2.0**-53)
+
+    def slope(self, pit: Tensor) -> Tensor:
+        """The derivative of R, by which a density is multiplied."""
+        index = _segment(self.pit, pit)
+        return (self.level.diff() / self.pit.diff())[index]
+
+
+def fit_recalibration(pit: Tensor) -> Recalibration:
+    """Isotonic regression of the share of PIT values up to p on p: Kuleshov et al. 2018, algorithm 1.
+
+    Departures: shares are ranks / (N + 1), unbiased for a perfect forecaster. Of the N points of the fit, which follow
+    each label, √N are kept as knots, at most 50, evenly spread and with the first and the last: the slope of R is a
+    density, and between neighbours it would be noise (0.42 nats for a perfect forecaster, whatever N is). Labels
+    outside the support, with a PIT of 0 or 1, stay there: R rises by their share next to that end.
+
+    Args:
+        pit: (N,) F(y) of held-out data.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if len(pit) == 0:
+        raise ValueError("expected at least one label to recalibrate on, got none")
+    x = pit.double().clamp(SMALLEST_PIT, 1 - SMALLEST_PIT).sort().values
+    up_to = torch.searchsorted(x, x, right=True)
+    from_here = torch.searchsorted(x, x) + 1
+    rank = torch.where(x < 0.5, up_to, from_here)  # without equal values the same
+    fit = IsotonicRegression().fit(x.numpy(), (rank.double() / (len(x) + 1)).numpy())
+    knots, levels = torch.as_tensor(fit.X_thresholds_), torch.as_tensor(fit.y_thresholds_)
+    number = min(len(knots), MOST_KNOTS, 2 + math.isqrt(len(x)))
+    kept = torch.linspace(0, len(knots) - 1, number, dtype=torch.float64).round().long().unique()
+    first, last = knots.new_zeros(1), knots.new_ones(1)
+    return Recalibration(torch.cat([first, knots[kept], last]), torch.cat([first, levels[kept], last]), len(x))
+
+
+def _density(z: Tensor) -> Tensor:
+    return torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+
+
+def _segment(knots: Tensor, x: Tensor) -> Tensor:
+    return (torch.searchsorted(knots, x.contiguous(), right=True) - 1).clamp(0, len(knots) - 2)
+
+
+def _interpolate(knots: Tensor, values: Tensor, x: Tensor) -> Tensor:
+    index = _segment(knots, x)
+    share = ((x - knots[index]) / knots.diff()[index]).clamp(0, 1)
+    return values[index] + share * values.diff()[index]

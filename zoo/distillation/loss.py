@@ -1,0 +1,143 @@
+"""Losses of a student on a teacher's soft targets, and the same for histograms of a regressor.
+
+Everything is computed in float32 at least, whatever autocast says: no operation here is one that it lowers, but for the
+product in :func:`rebin`, which switches it off.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def distillation_loss(
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float = 4.0, alpha: float = 0.9
+) -> Tensor:
+    """``(1 - alpha) CE(labels, softmax(z)) + alpha T² KL(softmax(v / T) || softmax(z / T))``, in nats.
+
+    Mean over the batch (Hinton, Vinyals and Dean 2015, section 2). The hard term is at T = 1.
+
+    Args:
+        student_logits: z, ``(B, K)``.
+        teacher_logits: v, ``(B, K)``; no gradient reaches them.
+        labels: ``(B,)``, integers in ``[0, K)``.
+        temperature: T, above 0.
+        alpha: Weight of the soft term, in [0, 1].
+
+    Returns:
+        A scalar, at least 0.
+
+    Raises:
+        ValueError: For a temperature or a weight out of range, or logits of two shapes.
+    """
+    return mix(hard_loss(student_logits, labels), soft_target_loss(student_logits, teacher_logits, temperature), alpha)
+
+
+def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """``T² KL(softmax(v / T) || softmax(z / T))``, mean over the batch, in nats.
+
+    The gradient with respect to a row of z is ``T (q - p) / B`` with the two softmaxes p and q. For a high T it is near
+    ``((z - mean z) - (v - mean v)) / (K B)``, the matching of logits: T² keeps it of that size (section 2.1).
+    The value, not the gradient, loses digits in float32 at very high temperatures: an error of about 1e-7 T².
+
+    Args:
+        student_logits: z, ``(B, K)``, finite.
+        teacher_logits: v, ``(B, K)``; minus infinity is a probability of 0; no gradient reaches them.
+        temperature: T, above 0.
+
+    Returns:
+        A scalar, at least 0 but for rounding.
+
+    Raises:
+        ValueError: For a temperature that is not above 0, or logits of two shapes.
+    """
+    check_temperature(temperature)
+    if student_logits.shape != teacher_logits.shape:
+        raise ValueError(
+            f"student's logits {tuple(student_logits.shape)} with the teacher's {tuple(teacher_logits.shape)}: "
+            "expected the same shape"
+        )
+    student, teacher = _at_least_float(student_logits), _at_least_float(teacher_logits.detach())
+    masses = (teacher / temperature).softmax(-1)
+    # "batchmean" sums over the classes; "mean" would divide by their number too
+    return temperature**2 * functional.kl_div((student / temperature).log_softmax(-1), masses, reduction="batchmean")
+
+
+def mix(hard: Tensor, soft: Tensor, alpha: float) -> Tensor:
+    """``(1 - alpha) hard + alpha soft``.
+
+    Args:
+        hard: The loss on the labels.
+        soft: The loss on the teacher's targets.
+        alpha: In [0, 1].
+
+    Raises:
+        ValueError: For an alpha out of range.
+    """
+    check_alpha(alpha)
+    return (1 - alpha) * hard + alpha * soft
+
+
+def rebin(masses: Tensor, edges: Tensor, new_edges: Tensor) -> Tensor:
+    """The masses of the same histograms in other bins: differences of their piecewise linear cdf, exactly.
+
+    What lies beyond the new edges goes to the outermost new bins, so that the sum stays.
+
+    Args:
+        masses: ``(..., k)``, spread evenly within each bin.
+        edges: ``(k + 1,)``, rising; the widths may differ.
+        new_edges: ``(m + 1,)``, rising.
+
+    Returns:
+        ``(..., m)``, float32 at least.
+    """
+    masses, edges, new_edges = (_at_least_float(values) for values in (masses, edges, new_edges))
+    dtype = torch.promote_types(torch.promote_types(masses.dtype, edges.dtype), new_edges.dtype)
+    masses, edges, new_edges = masses.to(dtype), edges.to(dtype), new_edges.to(dtype)
+    inner = new_edges[1:-1]
+    lows = torch.cat([inner.new_full((1,), -math.inf), inner])
+    highs = torch.cat([inner, inner.new_full((1,), math.inf)])
+    # The part of each old bin in each new one. Overlaps instead of differences of sums: nothing cancels in the tails.
+    overlap = torch.minimum(edges[1:, None], highs) - torch.maximum(edges[:-1, None], lows)
+    parts = overlap.clamp(min=0) / edges.diff()[:, None]
+    with torch.autocast(masses.device.type, enabled=False):
+        return masses @ parts
+
+
+def hard_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """``-sum_i c_i log h_i`` with ``h = softmax(logits)``, mean over the batch, in nats.
+
+    Args:
+        logits: ``(B, K)``.
+        target: c, ``(B, K)``, each row of which sums to 1; or labels ``(B,)``, integers in ``[0, K)``.
+
+    Returns:
+        A scalar.
+    """
+    logits = _at_least_float(logits)
+    return functional.cross_entropy(logits, target.to(logits.dtype) if target.is_floating_point() else target)
+
+
+def check_temperature(temperature: float) -> None:
+    """Refuse a temperature that is no finite number above 0.
+
+    Raises:
+        ValueError: With the value.
+    """
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"temperature is {temperature}; expected a finite number above 0")
+
+
+def check_alpha(alpha: float) -> None:
+    """Refuse a weight outside [0, 1].
+
+    Raises:
+        ValueError: With the value.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha is {alpha}; expected the soft term's weight, in [0, 1]")
+
+
+def _at_least_float(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))

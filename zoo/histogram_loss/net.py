@@ -1,0 +1,112 @@
+"""The network of all modules of this folder: dropout on the input, ReLU layers, one linear layer on top."""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, distributed, nn
+
+Initialisation = Literal["lecun_uniform", "torch"]
+
+
+def own_draw(draw: Callable[..., Tensor], like: Tensor) -> Tensor:
+    """Random numbers of this process, in the shape of a tensor.
+
+    Each process draws those of all and takes its own, because a seed makes their generators alike and no two shall draw
+    the same.
+
+    Args:
+        draw: ``torch.rand`` or ``torch.randn``.
+        like: Gives shape and device.
+    """
+    rank, processes = 0, 1
+    if distributed.is_available() and distributed.is_initialized():
+        rank, processes = distributed.get_rank(), distributed.get_world_size()
+    return draw(processes, *like.shape, device=like.device)[rank]
+
+
+def check_choice(argument: str, value: str, choices: Sequence[str]) -> None:
+    """Refuse a value that is none of the choices.
+
+    Raises:
+        ValueError: With the choices.
+    """
+    if value not in choices:
+        raise ValueError(f"{argument} is {value!r}; expected one of {', '.join(choices)}")
+
+
+class InputDropout(nn.Module):
+    """Dropout of single features ``(B, D)``.
+
+    Args:
+        probability: In [0, 1).
+
+    Raises:
+        ValueError: For a probability out of range.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        if not 0 <= probability < 1:
+            raise ValueError(f"input_dropout is {probability}; expected a probability in [0, 1)")
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape."""
+        if not self.training or not self.probability:
+            return x
+        kept = own_draw(torch.rand, x) >= self.probability
+        return x * kept / (1 - self.probability)
+
+    def extra_repr(self) -> str:
+        """The probability, for printing."""
+        return f"{self.probability}"
+
+
+class RegressionNetwork(nn.Module):
+    """The authors' network.
+
+    Args:
+        num_features: Number of input features D, at least 1.
+        hidden: Width of each hidden layer, possibly none.
+        outputs: Number of outputs.
+        input_dropout: Probability with which a feature is dropped in training.
+        initialisation: ``lecun_uniform``, LeCun-uniform weights and biases of zero, or ``torch``, torch's own.
+
+    Raises:
+        ValueError: For a size below 1, a probability out of range, or another initialisation.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        hidden: Sequence[int],
+        outputs: int,
+        input_dropout: float = 0.0,
+        initialisation: Initialisation = "lecun_uniform",
+    ) -> None:
+        super().__init__()
+        check_choice("initialisation", initialisation, get_args(Initialisation))
+        sizes = [num_features, *hidden]
+        if min(sizes) < 1:
+            raise ValueError(f"num_features={num_features} with hidden={list(hidden)}: expected sizes of at least 1")
+        layers: list[nn.Module] = []
+        for inputs, width in pairwise(sizes):
+            layers += [nn.Linear(inputs, width), nn.ReLU()]
+        self.body = nn.Sequential(InputDropout(input_dropout), *layers)
+        self.head = nn.Linear(sizes[-1], outputs)
+        for module in self.modules():
+            if isinstance(module, nn.Linear) and initialisation == "lecun_uniform":
+                bound = math.sqrt(3 / module.in_features)
+                nn.init.uniform_(module.weight, -bound, bound)
+                nn.init.zeros_(module.bias)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Last hidden layer ``(B, hidden[-1])`` of features ``(B, D)``."""
+        return self.body(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs ``(B, outputs)`` of features ``(B, D)``."""
+        return self.head(self.body(x))

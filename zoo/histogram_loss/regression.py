@@ -1,0 +1,176 @@
+"""What the modules of this folder share: the network, the labels' range, the steps, the figures, the optimiser."""
+
+import math
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.distributions import Distribution
+from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection
+
+from ..checks import check_regression_batch
+from ..log_interval import logs_now
+from .net import RegressionNetwork
+from .support import label_range, training_labels
+
+
+class RegressionModule(LightningModule):
+    """Parent of the histogram loss and its baselines.
+
+    A child defines ``losses``, ``point`` and ``distribution``. Its constructor takes ``num_features``, ``hidden``,
+    ``input_dropout``, ``initialisation``, ``low``, ``high`` and ``lr``.
+
+    Attributes:
+        edges: Buffer; the support in original units, NaN until it is known. Two ends here, more in a child.
+
+    Args:
+        outputs: Number of outputs of the network.
+        edges: Number of edges.
+    """
+
+    edges: Tensor
+    val_errors: MetricCollection
+    test_errors: MetricCollection
+
+    def __init__(self, outputs: int, edges: int = 2) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["outputs", "edges"])
+        self.network: Any = self.build_network(outputs)
+        self.register_buffer("edges", torch.full((edges,), torch.nan))
+        self._known = False  # whether the edges were seen to be no NaN
+        low, high = self.hparams["low"], self.hparams["high"]
+        if low is not None and high is not None:
+            self._set_edges(low, high)
+        errors = MetricCollection({"rmse": MeanSquaredError(squared=False), "mae": MeanAbsoluteError()})
+        self.val_errors, self.test_errors = errors.clone(prefix="val/"), errors.clone(prefix="test/")
+
+    # ------------------------------------------------------------ what a child or a user may change
+
+    def build_network(self, outputs: int) -> nn.Module:
+        """The network, with ``forward`` and ``features``; override it to train one of your own."""
+        h: Any = self.hparams
+        return RegressionNetwork(h.num_features, h.hidden, outputs, h.input_dropout, h.initialisation)
+
+    def make_edges(self, low: float, high: float) -> Tensor:
+        """Edges of the support for labels in ``[low, high]``."""
+        return torch.tensor([low, high], dtype=torch.float64)
+
+    def losses(self, outputs: Tensor, y: Tensor, everything: bool) -> dict[str, Tensor]:
+        """``loss`` of outputs ``(B, outputs)`` and labels ``(B,)``, and with ``everything`` further figures."""
+        raise NotImplementedError
+
+    def point(self, outputs: Tensor) -> Tensor:
+        """Point predictions ``(B,)`` in original units."""
+        raise NotImplementedError
+
+    def distribution(self, outputs: Tensor) -> Distribution:
+        """Predictive distributions ``(B,)`` over the original units."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------ what all have
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Point predictions ``(B,)`` in original units, of features ``(B, D)``."""
+        self._need_edges()
+        return self.point(self._outputs(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        """Last hidden layer ``(B, hidden[-1])`` of features ``(B, D)``."""
+        return self.network.features(x)
+
+    def predictive(self, x: Tensor) -> Distribution:
+        """Predictive distributions with batch shape ``(B,)`` over the original units, of features ``(B, D)``."""
+        self._need_edges()
+        return self.distribution(self._outputs(x))
+
+    def scaled(self, y: Tensor) -> Tensor:
+        """Labels on the scale on which the support is [0, 1]."""
+        return (y - self.edges[0]) / (self.edges[-1] - self.edges[0])
+
+    def _outputs(self, x: Tensor) -> Tensor:
+        outputs = self.network(x)
+        return outputs.float() if outputs.dtype.itemsize < 4 else outputs
+
+    def _need_edges(self) -> None:
+        if not self._known and bool(self.edges.isnan().any()):
+            raise ValueError(f"{type(self).__name__} has no support yet: fit it, load a checkpoint, or give low, high")
+        self._known = True
+
+    def _set_edges(self, low: float, high: float) -> None:
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise ValueError(f"the support is [low, high] = [{low}, {high}]; expected finite numbers with low < high")
+        edges = self.make_edges(low, high).to(self.edges.dtype)
+        if not bool((edges.diff() > 0).all()):
+            raise ValueError(
+                f"the support [{low}, {high}] is too narrow for {len(edges) - 1} bins in {edges.dtype}: "
+                "subtract a constant from the labels, or use fewer bins"
+            )
+        self.edges.copy_(edges)
+        self._known = True
+
+    def on_fit_start(self) -> None:
+        """Take the support from the training labels, unless arguments or a checkpoint gave it.
+
+        Raises:
+            ValueError: For labels that leave no range, or a precision that has no room for them.
+        """
+        if self.edges.dtype.itemsize < 4:
+            raise ValueError(f"labels and bins in {self.edges.dtype} would be rounded: use a -mixed precision")
+        labels = training_labels(self.trainer)
+        if self.edges.isnan().any():
+            self._set_edges(*label_range(labels, self.hparams["low"], self.hparams["high"]))
+        self._known = True
+        if labels is not None:
+            self.learn_of_labels(labels)
+
+    def learn_of_labels(self, labels: Tensor) -> None:
+        """Called with the training labels ``(N,)`` when a fit starts and the support is known."""
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """One step of the loss."""
+        x, y = batch
+        log_now = logs_now(self.trainer)
+        if log_now or batch_idx == 0 or not x.is_cuda:  # on a GPU the check would stall the queue in each step
+            check_regression_batch(x, y, self.hparams["num_features"])
+        outputs = self._outputs(x)
+        figures = self.losses(outputs, y.to(outputs.dtype), log_now)
+        if log_now:
+            self.log_dict({f"train/{name}": value for name, value in figures.items()})
+        return figures["loss"]
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Log the norm of the loss's gradient, before any clipping."""
+        if logs_now(self.trainer):
+            gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+            self.log("train/gradient_norm", nn.utils.get_total_norm(gradients))
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Loss and errors on the validation set."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """Point predictions for the callbacks; loss and errors on the data's own test set, which comes first."""
+        return {"prediction": self._evaluate(batch, "test") if dataloader_idx == 0 else self(batch[0])}
+
+    def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
+        x, y = batch
+        check_regression_batch(x, y, self.hparams["num_features"])
+        self._need_edges()
+        outputs = self._outputs(x)
+        figures = {f"{stage}/{name}": value for name, value in self.losses(outputs, y.to(outputs.dtype), True).items()}
+        prediction = self.point(outputs)
+        errors = self.val_errors if stage == "val" else self.test_errors
+        errors.update(prediction, y)
+        shared: Any = {"add_dataloader_idx": False, "prog_bar": stage == "val"}
+        self.log_dict(figures, batch_size=len(y), sync_dist=True, **shared)
+        self.log_dict(errors, batch_size=len(y), **shared)
+        return prediction
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Point predictions ``(B,)`` in original units."""
+        return self(batch if isinstance(batch, Tensor) else batch[0])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam with the authors' epsilon."""
+        return torch.optim.Adam(self.parameters(), self.hparams["lr"], eps=1e-7)

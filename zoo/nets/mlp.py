@@ -1,0 +1,88 @@
+"""A fully connected network, for small images."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, distributed, nn
+
+
+class Dropout(nn.Module):
+    """Dropout of single numbers.
+
+    Each process draws the masks of all and takes its own, because a seed makes their generators alike and no two shall
+    drop the same.
+
+    Args:
+        probability: In [0, 1).
+
+    Raises:
+        ValueError: For a probability out of range.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        if not 0 <= probability < 1:
+            raise ValueError(f"dropout is {probability}; expected a probability in [0, 1)")
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape."""
+        if not self.training or not self.probability:
+            return x
+        rank, processes = 0, 1
+        if distributed.is_available() and distributed.is_initialized():
+            rank, processes = distributed.get_rank(), distributed.get_world_size()
+        kept = torch.rand(processes, *x.shape, device=x.device)[rank] >= self.probability
+        return x * kept / (1 - self.probability)
+
+    def extra_repr(self) -> str:
+        """The probability, for printing."""
+        return f"{self.probability}"
+
+
+class MLP(nn.Module):
+    """Fully connected layers with ReLU, on the flattened image.
+
+    Args:
+        image_shape: ``(channels, height, width)``.
+        num_classes: Number of logits.
+        hidden: Width of each hidden layer, at least one.
+        dropout: Probability with which a hidden unit is dropped in training.
+        input_dropout: The same for a pixel, which then counts as black (-1).
+
+    Raises:
+        ValueError: For no hidden layer, a width below 1, or a probability out of range.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        hidden: Sequence[int] = (256, 256),
+        dropout: float = 0.0,
+        input_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not hidden or min(hidden) < 1:
+            raise ValueError(f"hidden is {list(hidden)}; expected the widths of one layer or more, each at least 1")
+        sizes = [image_shape[0] * image_shape[1] * image_shape[2], *hidden]
+        layers: list[nn.Module] = []
+        for inputs, width in pairwise(sizes):
+            linear = nn.Linear(inputs, width)
+            nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
+            nn.init.zeros_(linear.bias)
+            layers += [linear, nn.ReLU(), Dropout(dropout)]
+        self.pixels = Dropout(input_dropout)
+        self.body = nn.Sequential(nn.Flatten(), *layers)
+        self.head = nn.Linear(sizes[-1], num_classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Penultimate features ``(B, hidden[-1])`` of images ``(B, C, H, W)``."""
+        if self.training and self.pixels.probability:
+            x = self.pixels(x + 1) - 1
+        return self.body(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``(B, K)`` of images ``(B, C, H, W)``."""
+        return self.head(self.features(x))
