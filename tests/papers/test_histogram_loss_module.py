@@ -17,8 +17,9 @@ from datamodules import SineDataModule, UCIRegressionDataModule
 from zoo import GaussianRegression, HistogramRegression, MixtureDensityNetwork, PointRegression
 from zoo.histogram_loss import PiecewiseUniform
 from zoo.histogram_loss.loss import truncated_gaussian_target
-from zoo.histogram_loss.net import InputDropout, RegressionNetwork, own_draw
+from zoo.histogram_loss.net import RegressionNetwork
 from zoo.histogram_loss.support import TargetTable, training_labels
+from zoo.nets.dropout import Dropout, own_draw
 
 SMALL: dict[str, Any] = {"num_features": 3, "hidden": [8, 8]}
 ALL = [HistogramRegression, PointRegression, GaussianRegression, MixtureDensityNetwork]
@@ -401,7 +402,7 @@ def test_the_network_has_the_papers_initialisation_and_optimiser():
 
 def test_dropout_drops_features_of_the_input_keeps_the_mean_and_rests_in_evaluation():
     torch.manual_seed(0)
-    drop = InputDropout(0.25)
+    drop = Dropout(0.25)
     x = drop(torch.ones(400, 50))
     torch.testing.assert_close(x.unique(), torch.tensor([0, 4 / 3]))
     assert x.mean().item() == pytest.approx(1, abs=0.02)

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, Laplace, MixtureSameFamily, Normal
 from torch.nn import functional
 
+from ..nets.dropout import own_draw
 from .loss import gaussian_loss, mixture_loss
-from .net import Initialisation, check_choice, own_draw
+from .net import Initialisation, check_choice
 from .regression import RegressionModule
 
 PointLoss = Literal["l2", "l1", "huber"]

@@ -1,30 +1,15 @@
 """The network of all modules of this folder: dropout on the input, ReLU layers, one linear layer on top."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal, get_args
 
-import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
+
+from ..nets.dropout import Dropout
 
 Initialisation = Literal["lecun_uniform", "torch"]
-
-
-def own_draw(draw: Callable[..., Tensor], like: Tensor) -> Tensor:
-    """Random numbers of this process, in the shape of a tensor.
-
-    Each process draws those of all and takes its own, because a seed makes their generators alike and no two shall draw
-    the same.
-
-    Args:
-        draw: ``torch.rand`` or ``torch.randn``.
-        like: Gives shape and device.
-    """
-    rank, processes = 0, 1
-    if distributed.is_available() and distributed.is_initialized():
-        rank, processes = distributed.get_rank(), distributed.get_world_size()
-    return draw(processes, *like.shape, device=like.device)[rank]
 
 
 def check_choice(argument: str, value: str, choices: Sequence[str]) -> None:
@@ -35,34 +20,6 @@ def check_choice(argument: str, value: str, choices: Sequence[str]) -> None:
     """
     if value not in choices:
         raise ValueError(f"{argument} is {value!r}; expected one of {', '.join(choices)}")
-
-
-class InputDropout(nn.Module):
-    """Dropout of single features ``(B, D)``.
-
-    Args:
-        probability: In [0, 1).
-
-    Raises:
-        ValueError: For a probability out of range.
-    """
-
-    def __init__(self, probability: float) -> None:
-        super().__init__()
-        if not 0 <= probability < 1:
-            raise ValueError(f"input_dropout is {probability}; expected a probability in [0, 1)")
-        self.probability = probability
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The same shape."""
-        if not self.training or not self.probability:
-            return x
-        kept = own_draw(torch.rand, x) >= self.probability
-        return x * kept / (1 - self.probability)
-
-    def extra_repr(self) -> str:
-        """The probability, for printing."""
-        return f"{self.probability}"
 
 
 class RegressionNetwork(nn.Module):
@@ -95,7 +52,7 @@ class RegressionNetwork(nn.Module):
         layers: list[nn.Module] = []
         for inputs, width in pairwise(sizes):
             layers += [nn.Linear(inputs, width), nn.ReLU()]
-        self.body = nn.Sequential(InputDropout(input_dropout), *layers)
+        self.body = nn.Sequential(Dropout(input_dropout, "input_dropout"), *layers)
         self.head = nn.Linear(sizes[-1], outputs)
         for module in self.modules():
             if isinstance(module, nn.Linear) and initialisation == "lecun_uniform":

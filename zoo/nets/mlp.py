@@ -3,42 +3,9 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
-
-class Dropout(nn.Module):
-    """Dropout of single numbers.
-
-    Each process draws the masks of all and takes its own, because a seed makes their generators alike and no two shall
-    drop the same.
-
-    Args:
-        probability: In [0, 1).
-
-    Raises:
-        ValueError: For a probability out of range.
-    """
-
-    def __init__(self, probability: float) -> None:
-        super().__init__()
-        if not 0 <= probability < 1:
-            raise ValueError(f"dropout is {probability}; expected a probability in [0, 1)")
-        self.probability = probability
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The same shape."""
-        if not self.training or not self.probability:
-            return x
-        rank, processes = 0, 1
-        if distributed.is_available() and distributed.is_initialized():
-            rank, processes = distributed.get_rank(), distributed.get_world_size()
-        kept = torch.rand(processes, *x.shape, device=x.device)[rank] >= self.probability
-        return x * kept / (1 - self.probability)
-
-    def extra_repr(self) -> str:
-        """The probability, for printing."""
-        return f"{self.probability}"
+from .dropout import Dropout
 
 
 class MLP(nn.Module):
@@ -73,7 +40,7 @@ class MLP(nn.Module):
             nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
             nn.init.zeros_(linear.bias)
             layers += [linear, nn.ReLU(), Dropout(dropout)]
-        self.pixels = Dropout(input_dropout)
+        self.pixels = Dropout(input_dropout, "input_dropout")
         self.body = nn.Sequential(nn.Flatten(), *layers)
         self.head = nn.Linear(sizes[-1], num_classes)
 
