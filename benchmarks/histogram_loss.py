@@ -123,13 +123,14 @@ def epochs_to(curve: list[list[float]], error: float) -> float:
 
 
 def spread(values: list[float]) -> str:
-    """Mean and standard deviation, to three digits of the mean; ``inf`` where a value is."""
+    """Mean and standard deviation, to three digits of the larger one; ``inf`` where a value is."""
     mean = sum(values) / len(values)
     if not math.isfinite(mean):
         return str(mean)
-    digits = max(0, 2 - math.floor(math.log10(abs(mean)))) if mean else 0
-    deviation = torch.tensor(values, dtype=torch.float64).std().item() if len(values) > 1 else math.nan
-    return f"{mean:.{digits}f}" + ("" if math.isnan(deviation) else f" ± {deviation:.{digits}f}")
+    deviation = torch.tensor(values, dtype=torch.float64).std().item() if len(values) > 1 else 0.0
+    size = max(abs(mean), deviation)
+    digits = max(0, 2 - math.floor(math.log10(size))) if size else 0
+    return f"{mean:.{digits}f}" + (f" ± {deviation:.{digits}f}" if len(values) > 1 else "")
 
 
 def rows_of(records: dict[str, dict[int, Record]]) -> list[list[str]]:
@@ -147,6 +148,16 @@ def rows_of(records: dict[str, dict[int, Record]]) -> list[list[str]]:
         cells.append(f"{reached[len(reached) // 2]:g}" if reached else "-")
         rows.append([method, *cells, f"{sum(part['seconds'] for part in parts) / len(parts):.0f}"])
     return rows
+
+
+def print_markdown(records: dict[str, dict[str, dict[int, Record]]], methods: list[str], key: str) -> None:
+    """Print one figure of all tables and methods, the smallest mean of each table in bold."""
+    print(f"\n| {key.upper()} | {' | '.join(methods)} |\n|{' --- |' * (len(methods) + 1)}")
+    for table, found in records.items():
+        values = {method: [part["before"][key] for part in found[method].values()] for method in methods}
+        best = min(values, key=lambda method: sum(values[method]) / len(values[method]))
+        cells = [f"**{spread(values[method])}**" if method == best else spread(values[method]) for method in methods]
+        print(f"| {table} | {' | '.join(cells)} |")
 
 
 def main() -> None:
@@ -174,6 +185,8 @@ def main() -> None:
     for table, found in records.items():
         print(f"\n{table}, seeds {arguments.seeds}, {arguments.epochs} epochs")
         print_table(rows_of(found))
+    for key in ("rmse", "crps"):
+        print_markdown(records, arguments.methods, key)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,8 @@
 
 The synthetic study of Imani et al. 2024, in small by default: 100 points of ``sin(4 x) + offset`` on a network of two
 hidden layers of 128, 1001 steps of Adam on full batches, support [-1.5, 11.5]; l2 learns the labels as they are, on no
-other scale. ``--frequency 10 --points 500 --width
-1024`` is the authors' size, with one learning rate instead of the best of five. Prints the final training error, and
-draws the curves, the norms of the gradients and the fits.
+other scale. ``--frequency 10 --points 500 --width 1024`` is the authors' size, with one learning rate instead of
+the best of five. Prints the final training error, and draws the curves, the norms of the gradients and the fits.
 """
 
 import argparse
