@@ -91,7 +91,7 @@ class ZooCLI(LightningCLI):
         try:
             super().instantiate_classes()
         finally:
-            LightningDataModule.__str__ = described  # type: ignore[method-assign]
+            LightningDataModule.__str__ = described  # type: ignore[method-assign]  # as it was
 
     def after_instantiate_classes(self) -> None:
         """Refuse data of another kind than the checkpoint's."""
