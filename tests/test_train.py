@@ -635,7 +635,9 @@ def test_a_users_classes_of_the_same_names_leave_short_names_and_recipes_as_they
         for name in zoo.__all__:
             cli = train.main(["--model", name, *BARE], run=False)
             assert type(cli.model) is getattr(zoo, name)
-            assert type(cli.datamodule) in (datamodules.DigitsDataModule, datamodules.UCIRegressionDataModule)
+            classifies = "num_classes" in cli.model.hparams
+            expected = datamodules.DigitsDataModule if classifies else datamodules.UCIRegressionDataModule
+            assert type(cli.datamodule) is expected
         config = printed(capsys, "fit", "--model=Classifier", "--data=Digits")
         assert config["model"]["class_path"] == "zoo.Classifier"
         assert config["data"]["class_path"] == "datamodules.DigitsDataModule"

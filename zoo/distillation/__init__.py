@@ -22,8 +22,7 @@ Departures, each for a reason:
 
 * The weights of the two terms sum to 1, ``(1 - alpha)`` and ``alpha T²``, as is usual today.
 * The soft term is a KL divergence instead of a cross-entropy: the same gradient, and 0 for a perfect student.
-* Adam; the paper does not name its optimiser for the digits. Neither max-norm weight constraints nor ensembles of
-  specialists (section 5).
+* Adam, with settings of ours. Neither max-norm weight constraints nor ensembles of specialists.
 * A point teacher's soft target has no temperature: its width is the student's sigma.
 """
 

@@ -31,8 +31,8 @@ class KnowledgeDistillation(LightningModule):
         teacher: Checkpoint of the trained teacher, from the working directory on; may be None for ``alpha=0``.
         teacher_class: Import path of its class, such as ``zoo.Classifier``; only for a checkpoint that was saved from
             Python, since the command line's names it.
-        temperature: T, by which both sides' logits are divided, above 0. The default is today's habit; the paper
-            tries 1 to 20, and lower ones for small students.
+        temperature: T, by which both sides' logits are divided, above 0. The default is today's habit,
+            not the paper's.
         alpha: Weight of the soft term, in [0, 1]; the labels' is ``1 - alpha``. 0 is the student without a teacher,
             which is not even read. 1 ignores the labels.
         network: Name of a class of ``zoo.nets``: the student.

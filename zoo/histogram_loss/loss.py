@@ -178,7 +178,7 @@ def target_entropy(target: Tensor) -> Tensor:
 
 
 def histogram_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean cross-entropy ``-sum_i c_i log h_i`` with ``h = softmax(logits)``, in nats (ICML paper, section 3).
+    """Mean cross-entropy ``-sum_i c_i log h_i`` with ``h = softmax(logits)``, in nats.
 
     It is KL(target || prediction) plus the target's entropy, so its floor is not 0 but H(c). The gradient with respect
     to a row of logits is ``(h - c) / B``.

@@ -84,7 +84,7 @@ def warn_of_clamped(labels: Tensor, edges: Tensor, share: float) -> None:
 class TargetTable:
     """The targets of all labels that a run can meet, computed once.
 
-    A look-up takes a quarter of the time of the error functions (``benchmarks/step_time.py histogram_loss``). It is for
+    A look-up takes half of the time of the error functions (``benchmarks/step_time.py histogram_loss``). It is for
     the CPU: on a GPU the test whether a label is known would stall the queue.
 
     Args:
@@ -108,4 +108,4 @@ class TargetTable:
         rows = torch.searchsorted(self.known, y).clamp_(max=len(self.known) - 1)
         if not torch.equal(self.known.index_select(0, rows), y):
             return None
-        return self.masses.index_select(0, rows)  # five times as fast as indexing
+        return self.masses.index_select(0, rows)  # faster than indexing
