@@ -1,10 +1,16 @@
-"""Time of one training step against a straightforward loop: ``python -m benchmarks.step_time jem``, or ``local_error``.
+"""Time of one training step against a straightforward loop: ``python -m benchmarks.step_time jem``, or another paper.
 
 The module's step is the real one, inside ``Trainer.fit``: it is timed from the start of the batch to its end, and the
 other contestants take their turn between two batches.
 
 ``histogram_loss`` compares the histogram loss with l2 on the same network, both inside ``Trainer.fit``, a few steps
 each in turn.
+
+``dann`` compares domain-adversarial training with a plain loop and with its own two parts: the module's network trained
+on labels alone with as many images, and the domain head's forward and backward pass on features alone. ``--peer`` adds
+pytorch-adapt. glibc hands the memory of large feature maps back to the system after each step, or not, by a rule of its
+own, which makes up to a fifth of such a step: without ``MALLOC_TRIM_THRESHOLD_`` and ``MALLOC_MMAP_THRESHOLD_`` in the
+environment (4294967296 each) ratios vary by that much.
 """
 
 import argparse
@@ -18,10 +24,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from zoo import JEM, HistogramRegression, LocalErrorSignals, PointRegression
+from zoo import DANN, JEM, HistogramRegression, LocalErrorSignals, PointRegression
 from zoo.histogram_loss.support import TargetTable
 from zoo.jem.loss import generative_loss
 
+from . import dann_loop
 from .frame import alternate, now, print_machine, print_ratios
 from .local_error_loop import PlainVGG8B
 
@@ -65,12 +72,13 @@ class OnePass(JEM):
 
 
 class Turns(L.Callback):
-    """Times the module's step, and lets another contestant step between two batches."""
+    """Times the module's step, and lets the other contestants step between two batches."""
 
-    def __init__(self, other: Callable[[], None], warmup: int) -> None:
-        self.other = other
+    def __init__(self, others: dict[str, Callable[[], None]], warmup: int) -> None:
+        self.others = others
         self.warmup = warmup
-        self.seconds: tuple[list[float], list[float]] = ([], [])
+        self.seconds: list[float] = []
+        self.of_others: dict[str, list[float]] = {name: [] for name in others}
         self.start = 0.0
 
     def on_train_batch_start(self, *_: Any) -> None:
@@ -80,25 +88,36 @@ class Turns(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, i: int
     ) -> None:
-        """It ends, and the other's begins."""
-        middle = now()
-        self.other()
+        """It ends, and the others' begin."""
+        steps = [now() - self.start]
+        for step in self.others.values():
+            start = now()
+            step()
+            steps.append(now() - start)
         if i >= self.warmup:
-            self.seconds[0].append(now() - middle)
-            self.seconds[1].append(middle - self.start)
+            for seconds, step_seconds in zip((self.seconds, *self.of_others.values()), steps, strict=True):
+                seconds.append(step_seconds)
+
+
+def take_turns(
+    module: L.LightningModule, batches: Any, others: dict[str, Callable[[], None]], precision: Any, warmup: int = 1
+) -> Turns:
+    """Alternate the module's training step with other steps."""
+    turns = Turns(others, warmup)
+    quiet: Any = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = L.Trainer(
+        max_epochs=1, callbacks=[turns], enable_model_summary=False, devices=1, precision=precision, **quiet
+    )
+    trainer.fit(module, batches)
+    return turns
 
 
 def compare(
     module: L.LightningModule, batches: DataLoader, other: Callable[[], None], name: str, precision: Any
 ) -> None:
     """Alternate the module's training step with another step and print their ratio."""
-    turns = Turns(other, warmup=1)
-    quiet: Any = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = L.Trainer(
-        max_epochs=1, callbacks=[turns], enable_model_summary=False, devices=1, precision=precision, **quiet
-    )
-    trainer.fit(module, batches)
-    print_ratios({"plain loop": turns.seconds[0], name: turns.seconds[1]})
+    turns = take_turns(module, batches, {"plain loop": other}, precision)
+    print_ratios({**turns.of_others, name: turns.seconds})
 
 
 def jem(arguments: argparse.Namespace) -> None:
@@ -211,17 +230,83 @@ def histogram_loss(arguments: argparse.Namespace) -> None:
         print(f"{name}: {1e6 * found:.0f} us, {found / whole:.2%} of the step")
 
 
+class TwoPasses(DANN):
+    """With a pass for each domain, in the module's place of one over both."""
+
+    def _features_of_both(self, x_s: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor]:
+        return self.domain_features(x_s), self.domain_features(x_t)
+
+
+class ReLUFirst(DANN):
+    """With ReLU before the pooling."""
+
+    def build_features(self) -> nn.Module:
+        """As the paper draws it."""
+        return dann_loop.features()
+
+
+def dann(arguments: argparse.Namespace) -> None:
+    """The paper's MNIST network with 3x28x28 images of both domains; a round is the median of 20 turns."""
+    size, turns_in_round, warmup = arguments.batch_size or 64, 20, 5
+    torch.manual_seed(0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    x, y, target = torch.rand(size, 3, 28, 28) * 2 - 1, torch.arange(size) % 10, torch.rand(size, 3, 28, 28) * 2 - 1
+    turns = arguments.rounds * turns_in_round + warmup
+    source: list[Tensor] = [x.repeat(turns, 1, 1, 1), y.repeat(turns)]
+    batches = {
+        "source": DataLoader(TensorDataset(*source), size),
+        "target": DataLoader(TensorDataset(target.repeat(turns, 1, 1, 1)), size, collate_fn=first),
+    }
+    x, y, target = x.to(device), y.to(device), target.to(device)
+    variants: dict[str, tuple[type[DANN], str, torch.memory_format, Any]] = {
+        "DANN": (DANN, "dann", torch.channels_last, "32-true"),
+        "CDAN": (DANN, "cdan", torch.channels_last, "32-true"),
+        "CDAN+E": (DANN, "cdan_e", torch.channels_last, "32-true"),
+        "DANN, bf16-mixed": (DANN, "dann", torch.channels_last, "bf16-mixed"),
+    }
+    if arguments.all:
+        variants |= {
+            "DANN, contiguous": (DANN, "dann", torch.contiguous_format, "32-true"),
+            "DANN, ReLU before pooling": (ReLUFirst, "dann", torch.channels_last, "32-true"),
+            "DANN, two passes": (TwoPasses, "dann", torch.channels_last, "32-true"),
+        }
+    for name, (module_class, adaptation, layout, precision) in variants.items():
+        module = module_class(adaptation=adaptation)
+        module.network.to(memory_format=layout)
+        both, labels = torch.cat([x, target]), torch.cat([y, y])
+        others = {
+            "plain loop": dann_loop.plain_loop((x, y), target),
+            "labels alone": dann_loop.labels_alone(module.network, both, labels),
+            "domain head alone": dann_loop.head_alone(module.network, both),
+        }
+        if arguments.peer:
+            others["pytorch-adapt"] = dann_loop.pytorch_adapt((x, y), target)
+        timed = take_turns(module, batches, others, precision, warmup)
+        seconds = {
+            contestant: [statistics.median(found[i : i + turns_in_round]) for i in range(0, len(found), turns_in_round)]
+            for contestant, found in {**timed.of_others, name: timed.seconds}.items()
+        }
+        parts = zip(seconds.pop("labels alone"), seconds.pop("domain head alone"), strict=True)
+        print_ratios({"labels alone + domain head alone": [sum(part) for part in parts], **seconds}, "ms", 1e3)
+
+
+def first(samples: list[tuple[Tensor]]) -> Tensor:
+    """A batch of the images of samples that are nothing else."""
+    return torch.stack([image for (image,) in samples])
+
+
 def main() -> None:
     """Read the command line and run one paper's comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    papers = {"jem": jem, "local_error": local_error, "histogram_loss": histogram_loss}
+    papers = {"jem": jem, "local_error": local_error, "histogram_loss": histogram_loss, "dann": dann}
     parser.add_argument("paper", choices=papers)
     parser.add_argument("--rounds", type=int, default=5, help="timed turns of each pair")
-    parser.add_argument("--batch-size", type=int, help="default: 32 for jem, 128 for local_error, 256")
+    parser.add_argument("--batch-size", type=int, help="default: 32 for jem, 128 for local_error, 256; 64 of a domain")
     parser.add_argument("--depth", type=int, default=16, help="of jem's wide ResNet")
     parser.add_argument("--width", type=int, default=4, help="of jem's wide ResNet")
     parser.add_argument("--steps", type=int, default=20, help="SGLD steps in a training step of jem")
     parser.add_argument("--all", action="store_true", help="each lever alone, too")
+    parser.add_argument("--peer", action="store_true", help="pytorch-adapt beside dann, where it is installed")
     arguments = parser.parse_args()
     print_machine()
     papers[arguments.paper](arguments)

@@ -1,6 +1,8 @@
 """Evaluation and pictures for any LightningModule."""
 
+from .adaptation import AdaptationEvaluation
 from .calibration import CalibrationEvaluation
+from .decision_regions import DecisionRegions
 from .ood import OODEvaluation
 from .randomness import Randomness
 from .regression import RegressionCalibration
@@ -9,7 +11,9 @@ from .samples import SampleGrid
 from .similarity import SimilarityMatrices
 
 __all__ = [
+    "AdaptationEvaluation",
     "CalibrationEvaluation",
+    "DecisionRegions",
     "OODEvaluation",
     "Randomness",
     "RegressionCalibration",

@@ -167,19 +167,21 @@ class Collector:
     def add(self, batch_idx: int, columns: Table) -> None:
         """Add a batch: columns (B, …), the same names each time."""
         rows = len(next(iter(columns.values())))
-        if self._drawn is None:
-            keys = torch.arange(self._rows, self._rows + rows)
-        elif isinstance(drawn := self._drawn[batch_idx], int):
-            keys = (drawn << 32) + torch.arange(rows)  # the loader draws whole batches
-        elif len(drawn) == rows:
-            keys = torch.tensor(drawn)
-        else:
-            raise ValueError(
-                f"batch {batch_idx} of {self.of} has {rows} samples where the sampler drew {len(drawn)}: on several "
-                "processes samples are known by the sampler's indices, so the collate function may drop none"
-            )
+        self._batches.append({"key": self.keys(batch_idx, rows), **columns})
         self._rows += rows
-        self._batches.append({"key": keys, **columns})
+
+    def keys(self, batch_idx: int, rows: int) -> Tensor:
+        """(B,) int64, by which the samples of the next batch to be added are known on all processes."""
+        if self._drawn is None:
+            return torch.arange(self._rows, self._rows + rows)
+        if isinstance(drawn := self._drawn[batch_idx], int):
+            return (drawn << 32) + torch.arange(rows)  # the loader draws whole batches
+        if len(drawn) == rows:
+            return torch.tensor(drawn)
+        raise ValueError(
+            f"batch {batch_idx} of {self.of} has {rows} samples where the sampler drew {len(drawn)}: on several "
+            "processes samples are known by the sampler's indices, so the collate function may drop none"
+        )
 
     def gather(self) -> Table:
         """All rows of all processes, each sample once, in the order of the data set. A collective."""

@@ -172,13 +172,14 @@ def roc_figure(results: Results, score: str) -> Figure:
 
 
 def set_styles(results: Results) -> dict[str, dict[str, Any]]:
-    """Line style by set name: the in-distribution set first, near sets solid, far sets dashed."""
+    """Line style by set name: the in-distribution set first, near sets solid, far sets dashed, shifted ones dotted."""
     styles: dict[str, dict[str, Any]] = {results["id"]: {"color": IN_DISTRIBUTION, "linewidth": 1.2}}
     for index, name in enumerate(results["sets"]):
+        kind = name.partition("/")[0]
         styles[name] = {
             "color": PALETTE[index % len(PALETTE)],
-            "linewidth": 1.2,
-            "linestyle": (0, (3, 1)) if name.startswith("far/") else "-",
+            "linewidth": 1.8 if kind == "target" else 1.2,
+            "linestyle": {"far": (0, (3, 1)), "target": (0, (1, 1))}.get(kind, "-"),
         }
     return styles
 

@@ -39,7 +39,7 @@ def find_loader(
 ) -> DataLoader | None:
     """The data module's (or else the module's own) loader of labelled training or validation batches.
 
-    Of several loaders the one that is called "labelled", else the first whose batches are ``(x, y)``.
+    Of several loaders the one that is called "labelled" or "source", else the first whose batches are ``(x, y)``.
 
     Args:
         trainer: In its test run, which set up the data module for testing only.
@@ -59,9 +59,13 @@ def find_loader(
         return None
     if source is data and not is_set_up:
         source.setup("fit")
-    loaders = getattr(source, name)()
-    if isinstance(loaders, dict) and "labelled" in loaders:
-        loaders = loaders["labelled"]
+    return first_loader(getattr(source, name)(), accepts)
+
+
+def first_loader(loaders: Any, accepts: Callable[[Any], bool] = is_labelled) -> DataLoader | None:
+    """Of loaders in any structure the one that is called "labelled" or "source", else the first that is accepted."""
+    if isinstance(loaders, dict):
+        loaders = loaders.get("labelled", loaders.get("source", loaders))
     for loader in flatten_loaders(loaders):
         if isinstance(loader, DataLoader) and accepts(next(iter(_probe(loader)), None)):
             return loader
@@ -76,6 +80,7 @@ def run_through(
     limit: int | float = 1.0,
     max_samples: int | None = None,
     read: Callable[[Any], tuple[Tensor, Tensor]] = labelled_batch,
+    dataloader_idx: int = 0,
 ) -> Table:
     """Columns for the samples of a loader, in the data set's order, equal on all processes. A collective.
 
@@ -89,6 +94,7 @@ def run_through(
         limit: Lightning's ``limit_train_batches`` or ``limit_val_batches``: a share, or a number of batches.
         max_samples: At most so many samples. Where fewer than all are taken, they are evenly spread.
         read: From a batch to x and y.
+        dataloader_idx: What the hooks of the device transfer are told.
 
     Returns:
         ``key`` and the measured columns; empty where there is no sample.
@@ -108,7 +114,7 @@ def run_through(
     parts: list[Table] = []
     rows = 0
     for number, batch in batches:
-        x, y = read(_to_device(trainer, pl_module, batch))
+        x, y = read(_to_device(trainer, pl_module, batch, dataloader_idx))
         with trainer.precision_plugin.forward_context():
             columns = measure(x, y)
         parts.append({"key": (number << 32) + torch.arange(len(x)), **columns})
@@ -119,13 +125,13 @@ def run_through(
     return gather_rows(trainer, table)
 
 
-def _to_device(trainer: Trainer, pl_module: LightningModule, batch: Any) -> Any:
+def _to_device(trainer: Trainer, pl_module: LightningModule, batch: Any, dataloader_idx: int) -> Any:
     """What the test loop does with a batch before the step."""
     batch = trainer.precision_plugin.convert_input(batch)
     data = data_module(trainer)
     hooks = data if data is not None and is_overridden("on_before_batch_transfer", data) else pl_module
-    batch = hooks.on_before_batch_transfer(batch, 0)
-    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+    batch = hooks.on_before_batch_transfer(batch, dataloader_idx)
+    return trainer.strategy.batch_to_device(batch, dataloader_idx=dataloader_idx)
 
 
 def drawable(loader: DataLoader) -> list[Any]:
@@ -133,15 +139,26 @@ def drawable(loader: DataLoader) -> list[Any]:
 
     Samplers over the whole data set are known; one of an unknown kind is asked once.
     """
-    sampler: Any = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
-    innermost = [part for part in sampler_parts(sampler) if type(part) is not BatchSampler]
-    part = innermost[-1] if innermost else sampler
+    part = _innermost(loader)
     if isinstance(part, SubsetRandomSampler):
         return sorted(int(index) for index in part.indices)
-    if isinstance(part, SequentialSampler | RandomSampler | WeightedRandomSampler | DistributedSampler):
+    if has_known_sampler(loader):
         return list(range(len(cast(Sized, loader.dataset))))
     drawn = ([item] if isinstance(item, int) else item for item in part)
     return sorted({int(index) for indices in drawn for index in indices})
+
+
+def has_known_sampler(loader: DataLoader) -> bool:
+    """Whether `drawable` need not ask the sampler, which might then draw something else the next time."""
+    known = SequentialSampler | RandomSampler | WeightedRandomSampler | DistributedSampler | SubsetRandomSampler
+    return isinstance(_innermost(loader), known)
+
+
+def _innermost(loader: DataLoader) -> Any:
+    """The sampler below all others."""
+    sampler: Any = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+    innermost = [part for part in sampler_parts(sampler) if type(part) is not BatchSampler]
+    return innermost[-1] if innermost else sampler
 
 
 def origin(loader: DataLoader) -> tuple[Any, set[int]]:
@@ -156,13 +173,14 @@ def origin(loader: DataLoader) -> tuple[Any, set[int]]:
     return dataset, set(indices)
 
 
-def refuse_same_data(calibration: DataLoader, test: Any, what: str) -> None:
+def refuse_same_data(calibration: DataLoader, test: Any, what: str, of: str = "the test set") -> None:
     """Refuse calibration data that are drawn from the samples of the test loader.
 
     Args:
         calibration: Loader of the data on which something is fitted.
         test: Loader of the test set; nothing is refused where it is no ``DataLoader``.
         what: What is fitted, for the message.
+        of: What the test loader holds, for the message.
 
     Raises:
         ValueError: A sample is in both.
@@ -173,24 +191,25 @@ def refuse_same_data(calibration: DataLoader, test: Any, what: str) -> None:
     test_dataset, test_indices = origin(test)
     if dataset is test_dataset and (common := len(indices & test_indices)):
         raise ValueError(
-            f"the calibration data are the test set: {common} of its samples are drawn from the same data set "
+            f"the calibration data are {of}: {common} of its samples are drawn from the same data set "
             f"({type(dataset).__name__}); {what} must be fitted on data held out from testing"
         )
 
 
-def refuse_same_samples(calibration: Tensor, test: Tensor, what: str) -> None:
+def refuse_same_samples(calibration: Tensor, test: Tensor, what: str, inputs: str = "test inputs") -> None:
     """Refuse calibration data of which more than 10 % are test data, and warn of fewer.
 
     Args:
         calibration: (N,) fingerprints.
         test: (M,) fingerprints.
         what: What is fitted, for the message.
+        inputs: What the test inputs are, for the message.
 
     Raises:
         ValueError: More than 10 % are.
     """
     known = int(torch.isin(calibration, test).sum())
-    found = f"{known} of {len(calibration)} calibration inputs are also test inputs"
+    found = f"{known} of {len(calibration)} calibration inputs are also {inputs}"
     if known > MOST_COMMON * len(calibration):
         raise ValueError(f"{found}, more than {MOST_COMMON:.0%}: {what} must be fitted on data held out from testing")
     if known:

@@ -102,6 +102,13 @@ def log_images(trainer: Trainer, name: str, images: Tensor | np.ndarray) -> None
             _file(trainer, logger, "images", name, ".png").write_bytes(png(tile(pictures)))
 
 
+def figure_png(figure: Figure) -> bytes:
+    """Render a matplotlib figure on white, as a PNG file."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=130, facecolor="white")
+    return buffer.getvalue()
+
+
 @rank_zero_only
 def log_figure(trainer: Trainer, name: str, figure: Figure) -> None:
     """Show a matplotlib figure in every logger, as a picture.
@@ -112,9 +119,7 @@ def log_figure(trainer: Trainer, name: str, figure: Figure) -> None:
         figure: Is rendered once, on white.
     """
     if trainer.loggers:
-        buffer = BytesIO()
-        figure.savefig(buffer, format="png", dpi=130, facecolor="white")
-        picture = np.array(Image.open(buffer).convert("RGB"))
+        picture = np.array(Image.open(BytesIO(figure_png(figure))).convert("RGB"))
         log_images(trainer, name, picture.transpose(2, 0, 1)[None])
 
 

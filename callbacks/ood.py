@@ -39,9 +39,16 @@ class OODEvaluation(Callback):
     The loggers get ``ood/<set>/<score>/<figure>`` and ``ood/near_mean/<score>/<figure>``; the AUROCs are in
     ``trainer.callback_metrics``; ``trainer.test`` returns and prints the mean AUROCs.
 
+    Detection under shift: a set named ``target/<name>`` holds the classes of the first under a shift. It counts in no
+    mean; its own figures, ``ood/target/<name>/<score>/<figure>``, say how far the shift is detected. And every OOD set
+    is judged against it as in-distribution too: ``ood/target/<name>/<set>/<score>/<figure>`` and
+    ``ood/target/<name>/near_mean/<score>/<figure>`` go to the loggers, the mean AUROCs to ``callback_metrics`` as
+    well. The fitted scores see training data of the first set's side only, whichever set is in-distribution.
+
     Attributes:
         results: After a test run: "id", "samples", "scores", "sets", "near_mean", "far_mean", "skipped",
-            "histograms", "roc".
+            "histograms", "roc". With ``target/`` and OOD sets also "shifted": by name of the target "id", "samples",
+            "scores", "sets", "near_mean", "far_mean" with the target as in-distribution.
     """
 
     def __init__(
@@ -59,8 +66,8 @@ class OODEvaluation(Callback):
 
         Args:
             scores: Names, None for all that can be computed. A named score that cannot be is an error.
-            test_sets: Names of the test loaders, in-distribution first, then ``near/<name>`` and ``far/<name>``;
-                None for the data module's ``test_sets``.
+            test_sets: Names of the test loaders, in-distribution first, then ``near/<name>``, ``far/<name>`` and
+                ``target/<name>``; None for the data module's ``test_sets``.
             resamples: Bootstrap resamples for the 95 % interval of each AUROC; 0 for none. They are most of the
                 cost: 200 for 10,000 + 10,000 samples take about 20 ms a score and set.
             knn_k: Neighbour of "knn".
@@ -206,23 +213,29 @@ class OODEvaluation(Callback):
             for reason, names in left_out.items():
                 rank_zero_info(f"OODEvaluation left out {', '.join(names)}: {reason}")
         figures = log_figures(self.results)
+        shifted: dict[str, float] = {}
+        for name, found in self.results.get("shifted", {}).items():
+            shifted |= log_figures(found, f"ood/{name}")
         # not by `log`, which would print each of them once per test loader
         for logger in trainer.loggers:
-            logger.log_metrics(figures, step=trainer.global_step)
+            logger.log_metrics(figures | shifted, step=trainer.global_step)
         # not all of them: launchers by fork and spawn hang where these metrics fill a pipe (64 kB)
         aurocs = {name: value for name, value in figures.items() if name.endswith("/auroc")}
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in aurocs.items()})
         means = {name: value for name, value in aurocs.items() if "_mean/" in name}
+        means |= {name: value for name, value in shifted.items() if "_mean/" in name and name.endswith("/auroc")}
         # equal on all processes: the largest is all of them, to the last digit
         pl_module.log_dict(means, reduce_fx="max", sync_dist=trainer.world_size > 1, add_dataloader_idx=False)
 
     @rank_zero_only
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Send the heat map, the table of AUROCs, and histogram and ROC of the energy to the loggers."""
+        """Send heat maps, tables of AUROCs, and histogram and ROC of the energy to the loggers."""
         if not self.results or not trainer.loggers:
             return
-        log_figure(trainer, "ood/auroc", auroc_heatmap_figure(self.results))
-        log_table(trainer, "ood/auroc_table", *auroc_table(self.results))
+        shifted = self.results.get("shifted", {})
+        for group, found in ({"ood": self.results} | {f"ood/{name}": found for name, found in shifted.items()}).items():
+            log_figure(trainer, f"{group}/auroc", auroc_heatmap_figure(found))
+            log_table(trainer, f"{group}/auroc_table", *auroc_table(found))
         own = [name for name in self.results["scores"] if name not in BUILT_IN]
         for score in [name for name in ("energy",) if name in self.results["scores"]] + own:
             log_figure(trainer, f"ood/histogram/{score}", score_histogram_figure(self.results, score))

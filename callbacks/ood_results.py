@@ -14,6 +14,8 @@ MEAN_FIGURES = ("auroc", "ap_ood", "ap_id", "fpr95_ood_positive", "fpr95_id_posi
 def evaluate(scores: Scores, id_name: str, skipped: dict[str, str], resamples: int, seed: int) -> dict[str, Any]:
     """Judge each score on each OOD set against the in-distribution set.
 
+    A set named ``target/…`` is one of the others, and in-distribution in its turn: against the sets that are neither.
+
     Args:
         scores: Of each score the values on each set, the same sets for all.
         id_name: The in-distribution set.
@@ -22,33 +24,45 @@ def evaluate(scores: Scores, id_name: str, skipped: dict[str, str], resamples: i
         seed: Of the resampling.
 
     Returns:
-        Plain numbers, strings, lists and dicts; see `OODEvaluation`.
+        Plain numbers, strings, lists and dicts; see `OODEvaluation`. "shifted" only where there are sets for it.
     """
-    first = next(iter(scores.values()))
-    sets = {name: _figures(scores, id_name, name, resamples, seed) for name in first if name != id_name}
+    others = [name for name in next(iter(scores.values())) if name != id_name]
+    targets = [name for name in others if name.startswith("target/")]
+    outside = [name for name in others if name not in targets]
+    results = {
+        **_judge(scores, id_name, others, resamples, seed),
+        "skipped": skipped,
+        "histograms": {score: _histogram(values) for score, values in scores.items()},
+        "roc": {
+            score: {name: _curve(values[id_name], values[name]) for name in others} for score, values in scores.items()
+        },
+    }
+    if targets and outside:
+        results["shifted"] = {name: _judge(scores, name, outside, resamples, seed) for name in targets}
+    return results
+
+
+def _judge(scores: Scores, id_name: str, others: list[str], resamples: int, seed: int) -> dict[str, Any]:
+    """Figures of each score on each of the other sets, and their means."""
+    sets = {name: _figures(scores, id_name, name, resamples, seed) for name in others}
     return {
         "id": id_name,
-        "samples": len(first[id_name]),
+        "samples": len(next(iter(scores.values()))[id_name]),
         "scores": list(scores),
         "sets": sets,
         "near_mean": _mean(sets, "near/", list(scores)),
         "far_mean": _mean(sets, "far/", list(scores)),
-        "skipped": skipped,
-        "histograms": {score: _histogram(values) for score, values in scores.items()},
-        "roc": {
-            score: {name: _curve(values[id_name], values[name]) for name in sets} for score, values in scores.items()
-        },
     }
 
 
-def log_figures(results: dict[str, Any]) -> dict[str, float]:
+def log_figures(results: dict[str, Any], group: str = "ood") -> dict[str, float]:
     """All figures under their log keys, ``ood/<set>/<score>/<figure>`` and ``ood/near_mean/<score>/<figure>``."""
     groups = {**results["sets"], "near_mean": results["near_mean"], "far_mean": results["far_mean"]}
     return {
-        f"ood/{name}/{score}/{figure}": value
-        for name, group in groups.items()
+        f"{group}/{name}/{score}/{figure}": value
+        for name, figures in groups.items()
         for score in results["scores"]
-        for figure, value in group.get(score, {}).items()
+        for figure, value in figures.get(score, {}).items()
         if value is not None
     }
 

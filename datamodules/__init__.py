@@ -4,11 +4,18 @@ Those of images offer, before anything is read, ``num_classes``, ``image_shape``
 test loaders, first the set's own, then ``near/<name>`` and ``far/<name>`` out-of-distribution sets. Images arrive at
 the module as float32 in [-1, 1]; the labels of out-of-distribution images are -1.
 
+Those for domain adaptation have pairs as training batches, ``{"source": (x, y), "target": x}``, and offer ``val_sets``
+beside ``test_sets``: first the source, then ``target/<name>``.
+
 Those for regression offer ``num_features``, ``target_name`` and ``test_sets``, and ``training_targets`` after
 ``setup``. Features arrive standardised by the training rows, labels in the units in which they were measured.
 """
 
+from .adaptation import AdaptationDataModule
 from .image_folder import ImageFolderDataModule
+from .mnistm import DigitsMDataModule, MNISTMDataModule
+from .moons import MoonsDataModule
+from .office31 import Office31DataModule
 from .semi_supervised import SemiSupervisedDataModule
 from .sine import SineDataModule
 from .tabular import CSVRegressionDataModule, UCIRegressionDataModule
@@ -26,14 +33,19 @@ from .vision import (
 )
 
 __all__ = [
+    "AdaptationDataModule",
     "CIFAR10DataModule",
     "CIFAR100DataModule",
     "CSVRegressionDataModule",
     "DigitsDataModule",
+    "DigitsMDataModule",
     "FashionMNISTDataModule",
     "ImageFolderDataModule",
     "KMNISTDataModule",
     "MNISTDataModule",
+    "MNISTMDataModule",
+    "MoonsDataModule",
+    "Office31DataModule",
     "STL10DataModule",
     "SVHNDataModule",
     "SVHNExtraDataModule",

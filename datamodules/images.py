@@ -38,6 +38,7 @@ class ImageDataModule(LightningDataModule):
         padding_mode: ``"constant"`` (zeros) or ``"reflect"``.
         flip: Whether images are mirrored left to right at random.
         default_val_split: What ``val_split=None`` means.
+        stratified: Whether validation has of each class in proportion; if not, the split does not look at labels.
         memory_limit: Bytes that the pictures of one folder may take in memory, 4 GiB.
     """
 
@@ -50,6 +51,7 @@ class ImageDataModule(LightningDataModule):
     padding_mode: str = "constant"
     flip: bool = False
     default_val_split: int | float = 0.1
+    stratified: bool = True
     memory_limit: int = 4 * 2**30
     source: ClassVar[Source | None] = None
 
@@ -350,7 +352,7 @@ class ImageDataModule(LightningDataModule):
             raise ValueError(
                 f"val_split={self.val_split} leaves none of the {len(labels)} images of {self.name} to train"
             )
-        train, val = stratified_split(labels, size)
+        train, val = stratified_split(labels if self.stratified else torch.zeros_like(labels), size)
         return ImageSet(images[train], labels[train]), ImageSet(images[val], labels[val])
 
     def _read_test_sets(self) -> list[ImageSet]:

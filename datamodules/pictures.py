@@ -10,6 +10,19 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 
+def upright(path: str) -> Image.Image:
+    """Reads one picture: RGB, turned as its EXIF says.
+
+    Raises:
+        ValueError: The picture cannot be read.
+    """
+    try:
+        with Image.open(path) as picture:
+            return ImageOps.exif_transpose(picture).convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"cannot read the picture {path}: {error}") from error
+
+
 def decode(path: str, height: int, width: int) -> Tensor:
     """Reads one picture: RGB, turned as its EXIF says, cut to its central part and resized (antialiased).
 
@@ -19,12 +32,7 @@ def decode(path: str, height: int, width: int) -> Tensor:
     Raises:
         ValueError: The picture cannot be read.
     """
-    try:
-        with Image.open(path) as picture:
-            upright = ImageOps.exif_transpose(picture).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot read the picture {path}: {error}") from error
-    return pil_to_tensor(ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR))
+    return pil_to_tensor(ImageOps.fit(upright(path), (width, height), Image.Resampling.BILINEAR))
 
 
 def decode_all(folder: Path, paths: list[str], height: int, width: int, threads: int, memory_limit: int) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from sklearn.utils import check_random_state
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -29,7 +29,7 @@ class RestartingSampler(DistributedSampler[int]):
         rank: Number of this process.
     """
 
-    def __init__(self, images: ImageSet, num_replicas: int, rank: int) -> None:
+    def __init__(self, images: ImageSet | UnlabelledSet, num_replicas: int, rank: int) -> None:
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # what Lightning takes for its own: the same on all ranks
         super().__init__(images, num_replicas, rank, seed=seed, drop_last=True)
         self.size, self.passes = len(images), 0
@@ -48,6 +48,14 @@ class RestartingSampler(DistributedSampler[int]):
         generator = torch.Generator().manual_seed(int(words[0]) % 2**63)
         order = torch.randperm(self.size, generator=generator)
         return iter(order[self.rank : self.total_size : self.num_replicas].tolist())
+
+
+def sampler_shares(trainer: Trainer | None) -> dict[str, int]:
+    """``num_replicas`` and ``rank`` where Lightning would put its own sampler into loaders; empty elsewhere."""
+    # Lightning has no public name for its switch.
+    if trainer is None or not trainer._accelerator_connector.use_distributed_sampler:
+        return {}
+    return trainer.distributed_sampler_kwargs or {}
 
 
 class SemiSupervisedDataModule(LightningDataModule):
@@ -119,15 +127,12 @@ class SemiSupervisedDataModule(LightningDataModule):
         train, _ = self.data.fit_sets()
         labelled = self.labelled_set(train)
         size = max(1, min(self.data.batch_size, len(labelled) // self.data.processes))
+        shares = sampler_shares(self.trainer)
+        sampler = RestartingSampler(labelled, **shares) if shares else None
         return {
-            "labelled": self.data.loader(labelled, size, train=True, sampler=self._sampler(labelled)),
+            "labelled": self.data.loader(labelled, size, train=True, sampler=sampler),
             "unlabelled": self.data.loader(UnlabelledSet(train.images), self.data.batch_size, train=True),
         }
-
-    def _sampler(self, labelled: ImageSet) -> RestartingSampler | None:
-        """The sampler of the labelled images where Lightning would put its own, also on a single such process."""
-        shares = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
-        return RestartingSampler(labelled, **shares) if shares else None
 
     def labelled_set(self, train: ImageSet) -> ImageSet:
         """The images whose labels may be used: ``labels_per_class`` of each class, drawn with ``seed``."""

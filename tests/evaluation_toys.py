@@ -82,6 +82,15 @@ class Data(LightningDataModule):
         return x.float() - 3 + 1000 * self.trainer.training, y
 
 
+class ShiftedData(Data):
+    """With a labelled ``target/moved`` after the first test set; its seed is that of no other set."""
+
+    def __init__(self, size=6, **arguments):
+        super().__init__(**arguments)
+        self.test_sets = (self.test_sets[0], "target/moved", *self.test_sets[1:])
+        self.tests.insert(1, labelled(size, 50, shift=1))
+
+
 class Dump(Callback):
     """Writes what each process found, for tests that run in several."""
 

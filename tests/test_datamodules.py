@@ -437,8 +437,9 @@ def command_line(monkeypatch, *arguments):
 def test_every_exported_name_of_images_is_a_data_module_the_command_line_can_build(monkeypatch):
     for name in datamodules.__all__:
         if name != "ImageFolderDataModule" and issubclass(getattr(datamodules, name), ImageDataModule):
+            required = ["--data.domain=dslr"] if name == "Office31DataModule" else []
             data = command_line(
-                monkeypatch, "--data", name, "--data.val_split=0.2", "--data.ood=[far/uniform]",
+                monkeypatch, "--data", name, *required, "--data.val_split=0.2", "--data.ood=[far/uniform]",
                 "--data.cutout=4", "--data.classes_per_batch=5", "--data.class_limited_epochs=9",
             ).datamodule  # fmt: skip
             assert (data.cutout, data.classes_per_batch, data.class_limited_epochs) == (4, 5, 9)

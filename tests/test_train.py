@@ -90,8 +90,10 @@ def test_the_settings_of_a_published_experiment_build_its_module_its_data_and_it
 
 @pytest.mark.parametrize("name", zoo.__all__)
 def test_a_model_alone_trains_from_its_recipe_and_is_tested_from_its_checkpoint_without_another_flag(folder, name):
-    classifies = hasattr(train.main(["--model", name], run=False).datamodule, "num_classes")
-    few = ["--data.ood=[far/uniform]", "--trainer.check_val_every_n_epoch=5"] if classifies else []
+    data = train.main(["--model", name], run=False).datamodule
+    classifies, pairs = hasattr(data, "num_classes"), hasattr(data, "val_sets")
+    few = ["--trainer.check_val_every_n_epoch=5"] if classifies else []
+    few += ["--data.ood=[far/uniform]"] if classifies and not pairs else []
     (recipe,) = train.starting_points({"--model": name})
     save_teacher_of_recipe(Path(recipe.removeprefix("--config=")))
     teachers = set(folder.glob("runs/*/version_0"))
@@ -101,7 +103,8 @@ def test_a_model_alone_trains_from_its_recipe_and_is_tested_from_its_checkpoint_
     checkpoint = run / "checkpoints" / "last.ckpt"  # however short the run
     cli = train.main(["test", "--model", name, "--ckpt_path", str(checkpoint)])
     metrics = cli.trainer.callback_metrics
-    figures = {"test/acc", "calibration/ece", "ood/far/uniform/energy/auroc"}
+    figures = {"test/acc", "calibration/ece"}
+    figures |= {"oracle/test_acc", "adaptation/proxy_a_distance"} if pairs else {"ood/far/uniform/energy/auroc"}
     assert (figures if classifies else {"test/rmse", "calibration/crps"}) <= set(metrics)
     saved = torch.load(checkpoint, weights_only=True)["state_dict"]
     assert all(torch.equal(saved[key].cpu(), value.cpu()) for key, value in cli.model.state_dict().items())
@@ -342,7 +345,7 @@ def test_a_missing_or_damaged_checkpoint_is_named_and_nothing_is_written(capsys,
         (["fit"], ["--model", "--data"]),
         (
             ["fit", "--model", "Clasifier"],
-            ["--model", "Clasifier", "expected one of Classifier, Gaussian", "did you mean Class"],
+            ["--model", "Clasifier", "expected one of Classifier, DANN, Gaussian", "did you mean Class"],
         ),
         (["fit", *CLASSIFIER, "--data", "MNST"], ["--data", "MNST", "DigitsDataModule", "USPSDataModule"]),
         (["fit", *CLASSIFIER, "--model", "DigitsDataModule"], ["--model", "DigitsDataModule", "Classifier"]),
@@ -635,9 +638,7 @@ def test_a_users_classes_of_the_same_names_leave_short_names_and_recipes_as_they
         for name in zoo.__all__:
             cli = train.main(["--model", name, *BARE], run=False)
             assert type(cli.model) is getattr(zoo, name)
-            classifies = "num_classes" in cli.model.hparams
-            expected = datamodules.DigitsDataModule if classifies else datamodules.UCIRegressionDataModule
-            assert type(cli.datamodule) is expected
+            assert type(cli.datamodule) is getattr(datamodules, type(cli.datamodule).__name__)
         config = printed(capsys, "fit", "--model=Classifier", "--data=Digits")
         assert config["model"]["class_path"] == "zoo.Classifier"
         assert config["data"]["class_path"] == "datamodules.DigitsDataModule"

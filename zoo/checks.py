@@ -1,7 +1,31 @@
 """What every module refuses, with one message that names the value."""
 
+import math
+
 import torch
 from torch import Tensor
+
+
+def check_images(x: Tensor, image_shape: tuple[int, ...]) -> None:
+    """Refuse images that would train a module on nonsense.
+
+    Costs a reduction over the images, and on a GPU a synchronisation.
+
+    Args:
+        x: Images ``(B, *image_shape)``.
+        image_shape: The shape that the module was built for.
+
+    Raises:
+        ValueError: For another shape, NaN or infinite pixels.
+    """
+    if tuple(x.shape[1:]) != tuple(image_shape):
+        raise ValueError(
+            f"images of shape {tuple(x.shape[1:])} arrived, but the module was built for {tuple(image_shape)}: "
+            "set its image_shape argument"
+        )
+    if not math.isfinite(x.sum(dtype=torch.float32).item()):  # the sum of half precision would overflow
+        images = torch.nonzero(~torch.isfinite(x).flatten(1).all(1)).flatten().tolist()
+        raise ValueError(f"NaN or infinite pixels in {len(images)} of {len(x)} images of a batch: rows {images[:5]}")
 
 
 def check_labelled_batch(x: Tensor, y: Tensor, image_shape: tuple[int, ...], num_classes: int) -> None:
@@ -19,14 +43,7 @@ def check_labelled_batch(x: Tensor, y: Tensor, image_shape: tuple[int, ...], num
     Raises:
         ValueError: For another shape, NaN or infinite pixels, or labels out of range.
     """
-    if tuple(x.shape[1:]) != tuple(image_shape):
-        raise ValueError(
-            f"images of shape {tuple(x.shape[1:])} arrived, but the module was built for {tuple(image_shape)}: "
-            "set its image_shape argument"
-        )
-    if not torch.isfinite(x.sum(dtype=torch.float32)):  # the sum of half precision would overflow
-        images = torch.nonzero(~torch.isfinite(x).flatten(1).all(1)).flatten().tolist()
-        raise ValueError(f"NaN or infinite pixels in {len(images)} of {len(x)} images of a batch: rows {images[:5]}")
+    check_images(x, image_shape)
     low, high = (int(value) for value in torch.aminmax(y))
     if low < 0 or high >= num_classes:
         raise ValueError(

@@ -5,7 +5,9 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from ..figures import curve_groups, learning_curves_figure, reliability_figure
+from ..figures import curve_groups, learning_curves_figure
+from .page_adaptation import adaptation_section
+from .page_calibration import calibration_section
 from .page_ood import ood_section
 from .page_regression import regression_section
 from .page_similarity import similarity_section
@@ -37,7 +39,8 @@ def render(records: Sequence[Record]) -> str:
         _summary(runs),
         _in_words(records),
         _learning_curves(runs, draw),
-        _calibration(runs, draw),
+        calibration_section(runs, draw),
+        adaptation_section(runs, draw),
         regression_section(runs, draw),
         ood_section(runs, draw),
         similarity_section(runs),
@@ -110,6 +113,8 @@ def _summary(runs: Runs) -> str:
             "temperature fitted on validation data, and “after T” is with it. AUROC of the score that is best on "
             "average over all OOD sets, a choice made with hindsight."
         )
+    if "target_accuracy" in columns:
+        notes.append("Target: the shifted test set, or the mean over several, with the temperature of the source.")
     if "rmse" in columns:
         notes.append(
             "RMSE, MAE and CRPS in the units of the label; NLL of the predicted density in nats; QCE is the quantile "
@@ -117,7 +122,8 @@ def _summary(runs: Runs) -> str:
         )
     if len(runs) > 1:
         notes.append("The best figure of a column is marked.")
-    return section("Summary", " ".join(notes), table(["", *(SUMMARY[key].heading for key in columns)], rows))
+    kind = "many" if "target_accuracy" in columns else ""
+    return section("Summary", " ".join(notes), table(["", *(SUMMARY[key].heading for key in columns)], rows, kind))
 
 
 def _learning_curves(runs: Runs, draw: Figures) -> str:
@@ -129,49 +135,6 @@ def _learning_curves(runs: Runs, draw: Figures) -> str:
         )
 
     return section("Learning curves", "", per_run(runs, curves))
-
-
-def _calibration(runs: Runs, draw: Figures) -> str:
-    def diagrams(record: Record) -> str:
-        results = record.get("calibration") or {}
-        figures = (
-            draw(reliability_figure(results, [part]), f"reliability diagram {part} temperature")
-            for part in ("before", "after")
-            if results.get(part)
-        )
-        return gallery(figures, "pairs")
-
-    def figures(record: Record) -> str:
-        results = record.get("calibration") or {}
-        parts = [results[part] for part in ("before", "after") if results.get(part)]
-        rows = [
-            f"<th>{escape(label)}</th>" + "".join(f"<td>{number(part.get(key), 4)}</td>" for part in parts)
-            for key, label in FIGURES.items()
-            if parts and parts[0].get(key) is not None
-        ]
-        return table(["", "before", "after"][: 1 + len(parts)], rows) if rows else ""
-
-    note = (
-        "Blue: accuracy of the images in a confidence bin. Hatched: its gap to their mean confidence. The "
-        "dashed diagonal is perfect calibration; an empty bin draws nothing. Below: share of images by "
-        "confidence, with the accuracy (solid) and the mean confidence (dotted) of all."
-    )
-    all_figures = details("All calibration figures", per_run(runs, figures))
-    return section("Calibration", note, per_run(runs, diagrams), all_figures)
-
-
-FIGURES = {
-    "accuracy": "Accuracy",
-    "mean_confidence": "Mean confidence",
-    "nll": "NLL",
-    "brier": "Brier (sum over classes)",
-    "ece": "ECE (equal-width bins)",
-    "ace": "ECE (equal-count bins)",
-    "rmsce": "RMSCE (root mean square over bins)",
-    "mce": "MCE",
-    "classwise_ece": "Class-wise ECE",
-    "aurc": "AURC (risk-coverage curve)",
-}
 
 
 def _samples(runs: Runs) -> str:

@@ -21,13 +21,20 @@ def ood_section(runs: Runs, draw: Figures) -> str:
         "that larger means more OOD. Near sets resemble the training data, far sets do not; means are "
         "unweighted, nothing is pooled."
     )
+    if any(name.startswith("target/") for record in tested.values() for name in record["ood"]["sets"]):
+        note += (
+            " A set called target/… holds the same classes after a shift: its AUROC says how far the shift is "
+            "detected, and it is in no mean."
+        )
+    if any(record["ood"].get("shifted") for record in tested.values()):
+        note += " With the target as in-distribution, OOD images are told from shifted ones, by the same scores."
     if len(tested) > 1:
         note += " First each run with the score that is its best on the set; one is better if the intervals are apart."
     return section(
         "Out-of-distribution detection",
         note,
         _duel(tested) if len(tested) > 1 else "",
-        per_run(tested, _heat_table),
+        per_run(tested, _heat_tables),
         details("FPR at 95% and average precision", per_run(tested, _ood_details)),
         per_run(tested, lambda record: _score_figures(record["ood"], draw)),
     )
@@ -49,8 +56,15 @@ def _interval(figures: Mapping[str, Any]) -> str:
     return "" if low is None else f"<small>{number(low)}&ndash;{number(high)}</small>"
 
 
-def _heat_table(record: Record) -> str:
-    ood = record["ood"]
+def _heat_tables(record: Record) -> str:
+    """With the source as in-distribution, and with each shifted test set."""
+    tables = [_heat_table(record["ood"])]
+    for name, shifted in (record["ood"].get("shifted") or {}).items():
+        tables.append(f"<h4>{escape(name)} as in-distribution</h4>\n{_heat_table(shifted)}")
+    return "\n".join(tables)
+
+
+def _heat_table(ood: Mapping[str, Any]) -> str:
     columns = ood_columns(ood)
     rows = []
     for score in ood["scores"]:
@@ -63,7 +77,11 @@ def _heat_table(record: Record) -> str:
     reasons = {why: ", ".join(score for score in skipped if skipped[score] == why) for why in skipped.values()}
     left_out = "; ".join(f"{scores}: {why}" for why, scores in reasons.items())
     note = f'<p class="note">Left out: {escape(left_out)}.</p>' if left_out else ""
-    return table(["score", *columns], rows, "heat") + note
+    if not any(name.startswith("target/") for name in (ood["id"], *ood["sets"])):
+        return table(["score", *columns], rows, "heat") + note
+    # one column more, and the means must not leave the page: names may break after the slash
+    head = [name.replace("/", "/\N{ZERO WIDTH SPACE}") for name in columns]
+    return table(["score", *head], rows, "heat many") + note
 
 
 def _heat(auroc: float) -> str:
@@ -75,7 +93,7 @@ def _heat(auroc: float) -> str:
 
 
 def _ood_details(record: Record) -> str:
-    ood = record["ood"]
+    judged = [record["ood"], *(record["ood"].get("shifted") or {}).values()]
     keys = {
         "auroc": "AUROC",
         "fpr95_ood_positive": "FPR95, OOD positive",
@@ -84,13 +102,20 @@ def _ood_details(record: Record) -> str:
         "ap_id": "AP, ID",
     }
     rows = [
-        f'<th>{escape(name)}</th><td>{figures["samples"]:,}</td><td class="text">{escape(score)}</td>'
+        f"<th>{escape(name)}{_against(ood)}</th>"
+        f'<td>{figures["samples"]:,}</td><td class="text">{escape(score)}</td>'
         + "".join(f"<td>{number(cell_value(figures, score, key))}</td>" for key in keys)
+        for ood in judged
         for name, figures in ood["sets"].items()
         for score in ood["scores"]
         if figures.get(score)
     ]
     return table(["set", "images", "score", *keys.values()], rows)
+
+
+def _against(ood: Mapping[str, Any]) -> str:
+    """What a set was told from, where it is not the first test set."""
+    return f" against {escape(ood['id'])}" if ood["id"].startswith("target/") else ""
 
 
 def _score_figures(ood: Mapping[str, Any], draw: Figures) -> str:

@@ -33,6 +33,9 @@ SUMMARY = {
     "ece": Column("ECE", False, 4),
     "ece_after": Column("ECE after T", False, 4),
     "temperature": Column("T", None, 2),
+    "target_accuracy": Column("Target accuracy", True, 4),
+    "target_ece": Column("Target ECE", False, 4),
+    "target_ece_after": Column("Target ECE after T", False, 4),
     "rmse": Column("RMSE", False, None),
     "mae": Column("MAE", False, None),
     "crps": Column("CRPS", False, None),
@@ -59,16 +62,20 @@ def summary(record: Record) -> dict[str, Value]:
     """The figures of the summary table; absent ones are left out."""
     values: dict[str, Value] = {}
     if calibration := record.get("calibration"):
-        samples, before, after = calibration["samples"], calibration["before"], calibration.get("after")
-        smoothed = (before["accuracy"] * samples + 1) / (samples + 2)
-        values["accuracy"] = Value(before["accuracy"], math.sqrt(smoothed * (1 - smoothed) / samples))
+        before, after = calibration["before"], calibration.get("after")
+        values["accuracy"] = accuracy_value(calibration)
         for part, suffix in ((before, ""), (after, "_after")):
             if part:
                 values["nll" + suffix] = Value(part["nll"])
-                values["ece" + suffix] = Value(part["ece"], ece_error(part["diagram"]))
+                values["ece" + suffix] = ece_value(part)
         values["brier"] = Value(before["brier"])
         if after:
             values["temperature"] = Value(calibration["temperature"])
+        if shifted := list((calibration.get("shifted") or {}).values()):
+            values["target_accuracy"] = _mean([accuracy_value(found) for found in shifted])
+            values["target_ece"] = _mean([ece_value(found["before"]) for found in shifted])
+            if after:
+                values["target_ece_after"] = _mean([ece_value(found["after"]) for found in shifted])
     if regression := record.get("regression"):
         before, after = regression["before"], regression.get("after")
         for key, name in (("rmse", "rmse"), ("mae", "mae"), ("crps", "crps"), ("density_nll", "nll")):
@@ -83,6 +90,24 @@ def summary(record: Record) -> dict[str, Value]:
             if score and not math.isnan(mean := cell_value(ood.get(f"{kind}_mean") or {}, score)):
                 values[kind] = Value(mean)
     return values
+
+
+def accuracy_value(judged: Mapping[str, Any]) -> Value:
+    """Accuracy on a set, before temperature, with its standard error smoothed by Laplace's rule."""
+    accuracy, samples = judged["before"]["accuracy"], judged["samples"]
+    smoothed = (accuracy * samples + 1) / (samples + 2)
+    return Value(accuracy, math.sqrt(smoothed * (1 - smoothed) / samples))
+
+
+def ece_value(part: Mapping[str, Any]) -> Value:
+    """ECE before or after temperature, with its standard error."""
+    return Value(part["ece"], ece_error(part["diagram"]))
+
+
+def _mean(values: Sequence[Value]) -> Value:
+    """The mean of figures of different samples."""
+    error = math.hypot(*(value.error for value in values)) / len(values)
+    return Value(sum(value.value for value in values) / len(values), error)
 
 
 def _with_error(key: str, part: Mapping[str, Any], name: str) -> dict[str, Value]:
@@ -106,13 +131,22 @@ def ece_error(diagram: Mapping[str, Any]) -> float:
     return math.sqrt(variance) / total
 
 
+def ood_sets(ood: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Figures by OOD set: a shifted test set is none."""
+    return {name: figures for name, figures in ood["sets"].items() if not name.startswith("target/")}
+
+
 def best_score(ood: Mapping[str, Any]) -> str | None:
-    """The score with the largest AUROC on average over the sets, chosen with hindsight."""
+    """The score with the largest AUROC on average over the OOD sets, chosen with hindsight.
+
+    Over the shifted test sets where there are no others.
+    """
+    sets = ood_sets(ood) or ood["sets"]
 
     def mean(score: str) -> float:
-        return sum(cell_value(figures, score) for figures in ood["sets"].values())
+        return sum(cell_value(figures, score) for figures in sets.values())
 
-    known = [score for score in ood["scores"] if ood["sets"] and not math.isnan(mean(score))]
+    known = [score for score in ood["scores"] if sets and not math.isnan(mean(score))]
     return max(known, key=mean, default=None)
 
 
@@ -131,7 +165,7 @@ def interval(figures: Mapping[str, Any]) -> tuple[float, float]:
 def head_to_head(records: Mapping[str, Record]) -> dict[str, tuple[dict[str, tuple[str, Any]], str | None]]:
     """For each OOD set that all runs have: each run's best score, and the run that wins (``None``: a tie)."""
     table = {}
-    sets = [list((record.get("ood") or {"sets": {}})["sets"]) for record in records.values()]
+    sets = [list(ood_sets(record.get("ood") or {"sets": {}})) for record in records.values()]
     for name in sets[0] if sets else []:
         best = {
             label: best_on_set(record["ood"]["sets"][name], record["ood"]["scores"])
@@ -159,11 +193,13 @@ def text_table(records: Sequence[Record]) -> str:
     tested = [(label, record["ood"]) for label, record in zip(labels, records, strict=True) if record.get("ood")]
     sets = list(dict.fromkeys(name for _, ood in tested for name in ood_columns(ood)))
     rows = [["AUROC", "", *sets]]
-    for label, ood in tested:
-        figures = ood_columns(ood)
-        for score in ood["scores"]:
-            shown_figures = [cell_value(figures.get(name, {}), score) for name in sets]
-            rows.append([label, score, *(_number(value, 3) for value in shown_figures)])
+    for run, source in tested:
+        shifted = {f"{run}, {target} as ID": found for target, found in (source.get("shifted") or {}).items()}
+        for label, ood in ({run: source} | shifted).items():
+            figures = ood_columns(ood)
+            for score in ood["scores"]:
+                shown_figures = [cell_value(figures.get(name, {}), score) for name in sets]
+                rows.append([label, score, *(_number(value, 3) for value in shown_figures)])
     return "\n\n".join([*blocks, _aligned(rows)] if tested else blocks)
 
 

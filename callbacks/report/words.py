@@ -10,7 +10,20 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .summary import SUMMARY, Record, Value, best_on_set, best_score, formatted, head_to_head, interval, names, summary
+from .summary import (
+    SUMMARY,
+    Record,
+    Value,
+    best_on_set,
+    best_score,
+    formatted,
+    head_to_head,
+    interval,
+    names,
+    ood_sets,
+    summary,
+)
+from .words_shift import shift_sentences
 
 
 def verdict(records: Sequence[Record]) -> list[str]:
@@ -35,12 +48,12 @@ def _single(record: Record, alone: bool) -> list[str]:
         sentences.append(_calibration_sentence(calibration, values))
     if regression := record.get("regression"):
         sentences += _regression_sentences(regression, alone)
-    if ood and alone and (score := best_score(ood)):
+    if ood and alone and ood_sets(ood) and (score := best_score(ood)):
         means = [f"{kind} mean {values[kind].value:.3f}" for kind in ("near", "far") if kind in values]
         sentences.append(f"The strongest score over all OOD sets is {score}: AUROC {', '.join(means)}.")
     if ood:
         sentences += _warnings(ood)
-    return sentences
+    return sentences + shift_sentences(calibration or {}, ood or {})
 
 
 def _calibration_sentence(calibration: Mapping[str, Any], values: Mapping[str, Value]) -> str:
@@ -93,7 +106,7 @@ def _regression_sentences(results: Mapping[str, Any], alone: bool) -> list[str]:
 
 def _warnings(ood: Mapping[str, Any]) -> list[str]:
     chance, inverted = [], []
-    for name, figures in ood["sets"].items():
+    for name, figures in ood_sets(ood).items():
         best = best_on_set(figures, ood["scores"])
         if best and interval(best[1])[0] <= 0.5:
             chance.append(f"{name} (best {best[0]}, {best[1]['auroc']:.3f})")
@@ -120,6 +133,14 @@ def _comparison(records: Sequence[Record]) -> list[str]:
         ("nll", "has the lower NLL before temperature (no interval)", "NLL before temperature", ".3f"),
         ("ece", "is better calibrated before temperature: ECE", "ECE before temperature", ".4f"),
         ("ece_after", "is better calibrated after temperature: ECE", "ECE after temperature", ".4f"),
+        ("target_accuracy", "is more accurate on the target", "Accuracy on the target", ".1%"),
+        ("target_ece", "is better calibrated on the target: ECE", "ECE on the target", ".4f"),
+        (
+            "target_ece_after",
+            "is better calibrated on the target with the source's temperature: ECE",
+            "ECE on the target with the source's temperature",
+            ".4f",
+        ),
         ("rmse", "has the lower RMSE", "RMSE", "#.4g"),
         ("mae", "has the lower MAE", "MAE", "#.4g"),
         ("crps", "has the lower CRPS", "CRPS", "#.4g"),
@@ -169,7 +190,7 @@ def _ood_comparison(records: Mapping[str, Record]) -> list[str]:
         sentences.append(f"OOD detection, each model with its best score on each set: {'; '.join(parts)}{ties}.")
     single = []
     for label, record in records.items():
-        score = best_score(record["ood"]) if record.get("ood") else None
+        score = best_score(record["ood"]) if record.get("ood") and ood_sets(record["ood"]) else None
         if score:
             values = summary(record)
             means = [f"{kind} {values[kind].value:.3f}" for kind in ("near", "far") if kind in values]

@@ -1,0 +1,116 @@
+"""Losses and schedules of domain-adversarial training, and the inputs of a conditional domain head."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .reversal import ReverseGradient
+
+
+def reverse_gradient(x: Tensor, coefficient: float | Tensor = 1.0) -> Tensor:
+    """The gradient reversal layer: the identity, whose gradient is the incoming one times ``-coefficient``.
+
+    What stands behind it minimises its loss; what stands before it maximises it. The coefficient scales only what is
+    handed back, so a domain head learns at full rate whatever it is. Ganin et al. 2016, section 4.2.
+
+    Args:
+        x: Any shape, floating-point.
+        coefficient: lambda, at least 0; no gradient reaches it.
+
+    Returns:
+        The values of ``x``, bit for bit.
+    """
+    return ReverseGradient.apply(x, coefficient)
+
+
+def domain_coefficient(progress: float, gamma: float = 10.0) -> float:
+    """The weight of the reversed gradient: ``lambda_p = 2 / (1 + exp(-gamma p)) - 1``, from 0 up to almost 1.
+
+    Ganin et al. 2016, section 5.2.2.
+
+    Args:
+        progress: Share of the training that is done, p in [0, 1].
+        gamma: Steepness, above 0; 10 in the paper.
+
+    Raises:
+        ValueError: For a progress outside [0, 1], NaN included.
+    """
+    if not 0 <= progress <= 1:
+        raise ValueError(f"progress is {progress}; expected a share of the training in [0, 1]")
+    return math.tanh(gamma * progress / 2)  # the same function, without overflow
+
+
+def annealing_factor(progress: float) -> float:
+    """What the learning rate is multiplied by: ``(1 + 10 p)^-0.75`` (Ganin et al. 2016, section 5.2.2).
+
+    Args:
+        progress: Share of the training that is done, p in [0, 1].
+    """
+    return (1 + 10 * progress) ** -0.75
+
+
+def domain_loss(
+    source_logits: Tensor,
+    target_logits: Tensor,
+    source_weights: Tensor | None = None,
+    target_weights: Tensor | None = None,
+) -> Tensor:
+    """Binary cross-entropy of the domain head: the mean over the source plus the mean over the target.
+
+    Source is 0 and target is 1. The two means are added, whatever the sizes of the two halves, as in section 4.2; many
+    implementations take the mean over both, which halves the gradient that the features receive.
+
+    Args:
+        source_logits: (B,), log P(target) - log P(source) by the domain head for images of the source.
+        target_logits: (B',), likewise for images of the target.
+        source_weights: (B,) weights with mean 1, see :func:`entropy_weights`; None for equal ones.
+        target_weights: (B',), likewise.
+
+    Returns:
+        A scalar in nats, float32 at least; 2 log 2 for a head that knows nothing.
+    """
+    total = torch.zeros((), device=source_logits.device)
+    for logits, weights in ((source_logits, source_weights), (-target_logits, target_weights)):
+        loss = functional.softplus(at_least_float32(logits))  # -log(1 - P(target)), or -log P(target)
+        total = total + (loss if weights is None else loss * weights).mean()
+    return total
+
+
+def conditional_features(features: Tensor, probabilities: Tensor, maps: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """What a conditional domain head sees: the outer product of class probabilities and features.
+
+    CDAN, Long et al. 2018.
+
+    Args:
+        features: (B, D).
+        probabilities: (B, K); detached by whoever calls, so that the label head is not trained through it.
+        maps: Random matrices R_f (D, d) and R_g (K, d), fixed, with standard normal entries: then the product is
+            ``(f R_f) * (g R_g) / sqrt(d)``, whose inner products are those of the outer product in expectation.
+
+    Returns:
+        (B, K D), class by class, or (B, d).
+    """
+    if maps is None:
+        return (probabilities[:, :, None] * features[:, None, :]).flatten(1)
+    return (features @ maps[0]) * (probabilities @ maps[1]) / math.sqrt(maps[0].shape[1])
+
+
+def entropy_weights(logits: Tensor) -> Tensor:
+    """Weights of CDAN+E: ``1 + exp(-H)``, scaled to mean 1, so images that are classified with confidence count more.
+
+    Args:
+        logits: (B, K) of the images of one domain; no gradient flows into them.
+
+    Returns:
+        (B,), float32 at least, with mean 1: the ratio of two weights is at most 2.
+    """
+    logarithms = at_least_float32(logits.detach()).log_softmax(1)
+    weights = 1 + (logarithms.exp() * logarithms).sum(1).exp()
+    return weights / weights.mean()
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Half precision as float32; all else as it is."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
