@@ -41,7 +41,7 @@ def _single(record: Record, alone: bool) -> list[str]:
     if calibration and alone:
         accuracy, error = values["accuracy"]
         sentences.append(
-            f"{accuracy:.1%} of {calibration['samples']:,} test images are classified correctly "
+            f"{accuracy:.1%} of {calibration['samples']:,} test samples are classified correctly "
             f"(± {196 * error:.1f} points, 95% interval)."
         )
     if calibration:
