@@ -3,6 +3,8 @@
 from .adaptation import AdaptationEvaluation
 from .calibration import CalibrationEvaluation
 from .decision_regions import DecisionRegions
+from .disentanglement_evaluation import DisentanglementEvaluation
+from .latents import LatentPictures
 from .ood import OODEvaluation
 from .randomness import Randomness
 from .regression import RegressionCalibration
@@ -14,6 +16,8 @@ __all__ = [
     "AdaptationEvaluation",
     "CalibrationEvaluation",
     "DecisionRegions",
+    "DisentanglementEvaluation",
+    "LatentPictures",
     "OODEvaluation",
     "Randomness",
     "RegressionCalibration",

@@ -7,11 +7,22 @@ the module as float32 in [-1, 1]; the labels of out-of-distribution images are -
 Those for domain adaptation have pairs as training batches, ``{"source": (x, y), "target": x}``, and offer ``val_sets``
 beside ``test_sets``: first the source, then ``target/<name>``.
 
+Those with known factors of variation have batches ``(x, factors)``, and offer ``image_shape``, ``factor_names`` and
+``factor_sizes``, and ``images_of`` and ``sample_factors`` after ``setup``.
+
 Those for regression offer ``num_features``, ``target_name`` and ``test_sets``, and ``training_targets`` after
 ``setup``. Features arrive standardised by the training rows, labels in the units in which they were measured.
 """
 
 from .adaptation import AdaptationDataModule
+from .factor_files import (
+    Cars3DDataModule,
+    DSpritesDataModule,
+    MPI3DDataModule,
+    Shapes3DDataModule,
+    SmallNORBDataModule,
+)
+from .factors import SpritesDataModule
 from .image_folder import ImageFolderDataModule
 from .mnistm import DigitsMDataModule, MNISTMDataModule
 from .moons import MoonsDataModule
@@ -37,6 +48,8 @@ __all__ = [
     "CIFAR10DataModule",
     "CIFAR100DataModule",
     "CSVRegressionDataModule",
+    "Cars3DDataModule",
+    "DSpritesDataModule",
     "DigitsDataModule",
     "DigitsMDataModule",
     "FashionMNISTDataModule",
@@ -44,13 +57,17 @@ __all__ = [
     "KMNISTDataModule",
     "MNISTDataModule",
     "MNISTMDataModule",
+    "MPI3DDataModule",
     "MoonsDataModule",
     "Office31DataModule",
     "STL10DataModule",
     "SVHNDataModule",
     "SVHNExtraDataModule",
     "SemiSupervisedDataModule",
+    "Shapes3DDataModule",
     "SineDataModule",
+    "SmallNORBDataModule",
+    "SpritesDataModule",
     "UCIRegressionDataModule",
     "USPSDataModule",
 ]

@@ -7,7 +7,8 @@ Besides ``model`` and ``data``, in the command line's form, a file has ``contrac
 * ``strategy`` (ddp_fork): Lightning's name of the strategy for two processes;
 * ``teacher`` (none): a module that is trained first and saved where ``model`` has its ``teacher``.
 
-Data that offer ``image_shape`` are images in [-1, 1] with classes, those that offer ``num_features`` rows of a table.
+Data that offer ``num_classes`` are images in [-1, 1] with classes, those that offer ``num_features`` rows of a table;
+those with neither are images in [-1, 1] whose labels no module may look at.
 """
 
 import copy
@@ -25,12 +26,15 @@ from teachers import save_teacher
 import train
 from callbacks import (
     CalibrationEvaluation,
+    DisentanglementEvaluation,
+    LatentPictures,
     OODEvaluation,
     Randomness,
     RegressionCalibration,
     SampleGrid,
     SimilarityMatrices,
 )
+from zoo.cli import FROM_DATA
 
 CONFS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(Path(__file__).parent.glob("conf/*.yaml"))}
 QUIET: dict[str, Any] = {
@@ -117,7 +121,7 @@ class InferenceMode(Callback):
 
 def test_validate_and_test_work_in_inference_mode_with_every_evaluation_that_applies(conf):
     model, data = fitted(conf)
-    classifies = hasattr(data, "num_classes")
+    classifies, regresses = hasattr(data, "num_classes"), hasattr(data, "num_features")
     calibration, ood, grid = CalibrationEvaluation(), OODEvaluation(resamples=10, knn_k=5), SampleGrid(number=4)
     applicable = [calibration, ood] if classifies else []
     applicable += [grid] if hasattr(model, "sample") else []
@@ -125,6 +129,8 @@ def test_validate_and_test_work_in_inference_mode_with_every_evaluation_that_app
     applicable += [regression] if hasattr(model, "predictive") else []
     similarity = SimilarityMatrices(number=80)
     applicable += [similarity] if hasattr(model, "block_features") else []
+    disentanglement = DisentanglementEvaluation(("mig", "sap"), num_train=100, num_test=100, batch_size=50)
+    applicable += [disentanglement, LatentPictures(number=4)] if hasattr(model, "encode") else []
     trainer = Trainer(**QUIET, callbacks=[InferenceMode(), *applicable])
     validated = trainer.validate(model, datamodule=data, verbose=False)[0]
     assert validated["val/loss"] > 0
@@ -136,9 +142,11 @@ def test_validate_and_test_work_in_inference_mode_with_every_evaluation_that_app
         own = model.ood_scores(inputs(data)) if hasattr(model, "ood_scores") else {}
         assert {"msp", *own} <= {score.lower() for score in ood.results["scores"]}
         assert set(ood.results["sets"]) == set(data.test_sets[1:])
-    else:
+    elif regresses:
         assert validated["val/rmse"] >= validated["val/mae"] > 0
         assert {"test/rmse", "test/mae"} <= set(trainer.callback_metrics)
+    else:
+        assert validated["val/elbo"] == pytest.approx(-validated["val/reconstruction"] - validated["val/kl"], rel=1e-5)
     if regression in applicable:
         assert {"calibration/crps", "calibration/nll"} <= set(trainer.callback_metrics)
         assert trainer.callback_metrics["calibration/crps"] > 0
@@ -146,6 +154,9 @@ def test_validate_and_test_work_in_inference_mode_with_every_evaluation_that_app
         assert grid.grid is not None
     if similarity in applicable:
         assert len(similarity.results["blocks"]) == len(model.block_features(inputs(data)))
+    if disentanglement in applicable:
+        assert 0 <= trainer.callback_metrics["disentanglement/mean/mig"] <= 1
+        assert trainer.callback_metrics["latents/active"] >= 0
 
 
 def test_bfloat16_mixed_precision_stays_finite(conf):
@@ -290,8 +301,14 @@ NAN, INFINITY = float("nan"), float("inf")
 )
 def test_bad_inputs_and_labels_stop_the_training_before_the_state_changes(conf, number, label, of_images, of_rows):
     model, data = build(conf)
-    before, images = copy.deepcopy(model.state_dict()), hasattr(data, "num_classes")
+    before, images = copy.deepcopy(model.state_dict()), hasattr(data, "image_shape")
     spoiled = Spoiled(number, label and label[0 if images else 1])
+    if images and not hasattr(data, "num_classes") and number is None:
+        fit(model, data, [spoiled])
+        untouched, data = build(conf)
+        fit(untouched, data, [])
+        assert differences(untouched.state_dict(), model.state_dict()) == [], "it learnt from the labels"
+        return
     with pytest.raises(ValueError, match=of_images if images else of_rows):
         fit(model, data, [spoiled])
     assert differences(before if images else spoiled.before, model.state_dict()) == []
@@ -307,4 +324,6 @@ def test_the_command_line_knows_the_module_its_recipe_and_its_arguments(conf, ca
         train.main(["fit", f"--model.help={name}"])
     assert end.value.code == 0
     shown = capsys.readouterr().out
-    assert "--model.num_classes" in shown or "--model.num_features" in shown
+    _, data = build(conf)
+    decided = [option for option in FROM_DATA if hasattr(data, option)]
+    assert [option for option in decided if f"--model.{option}" not in shown] == []

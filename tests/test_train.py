@@ -81,17 +81,18 @@ def files(folder: Path) -> dict[str, bytes]:
 )
 def test_the_settings_of_a_published_experiment_build_its_module_its_data_and_its_trainer(path):
     built = train.main([f"--config={path}"], run=False)
-    known = [name for name in ("num_classes", "num_features") if hasattr(built.datamodule, name)]
-    assert len(known) == 1
-    assert built.model.hparams[known[0]] == getattr(built.datamodule, known[0])
-    assert len(built.datamodule.test_sets) > (known == ["num_classes"])  # with classes, others than its own
-    assert built.trainer.max_epochs > 1
+    kinds = [name for name in ("num_classes", "num_features", "factor_sizes") if hasattr(built.datamodule, name)]
+    assert len(kinds) == 1
+    known = kinds[0] if kinds != ["factor_sizes"] else "image_shape"
+    assert built.model.hparams[known] == getattr(built.datamodule, known)
+    assert len(built.datamodule.test_sets) > (kinds == ["num_classes"])  # with classes, others than its own
+    assert max(built.trainer.max_epochs, built.trainer.max_steps) > 1
 
 
 @pytest.mark.parametrize("name", zoo.__all__)
 def test_a_model_alone_trains_from_its_recipe_and_is_tested_from_its_checkpoint_without_another_flag(folder, name):
     data = train.main(["--model", name], run=False).datamodule
-    classifies, pairs = hasattr(data, "num_classes"), hasattr(data, "val_sets")
+    classifies, pairs, factors = (hasattr(data, name) for name in ("num_classes", "val_sets", "factor_sizes"))
     few = ["--trainer.check_val_every_n_epoch=5"] if classifies else []
     few += ["--data.ood=[far/uniform]"] if classifies and not pairs else []
     (recipe,) = train.starting_points({"--model": name})
@@ -105,7 +106,8 @@ def test_a_model_alone_trains_from_its_recipe_and_is_tested_from_its_checkpoint_
     metrics = cli.trainer.callback_metrics
     figures = {"test/acc", "calibration/ece"}
     figures |= {"oracle/test_acc", "adaptation/proxy_a_distance"} if pairs else {"ood/far/uniform/energy/auroc"}
-    assert (figures if classifies else {"test/rmse", "calibration/crps"}) <= set(metrics)
+    figures = {"test/elbo", "disentanglement/mean/mig"} if factors else figures
+    assert (figures if classifies or factors else {"test/rmse", "calibration/crps"}) <= set(metrics)
     saved = torch.load(checkpoint, weights_only=True)["state_dict"]
     assert all(torch.equal(saved[key].cpu(), value.cpu()) for key, value in cli.model.state_dict().items())
 
@@ -345,7 +347,7 @@ def test_a_missing_or_damaged_checkpoint_is_named_and_nothing_is_written(capsys,
         (["fit"], ["--model", "--data"]),
         (
             ["fit", "--model", "Clasifier"],
-            ["--model", "Clasifier", "expected one of Classifier, DANN, Gaussian", "did you mean Class"],
+            ["--model", "Clasifier", "expected one of AnnealedVAE, BetaTCVAE, BetaVAE, Class", "did you mean Class"],
         ),
         (["fit", *CLASSIFIER, "--data", "MNST"], ["--data", "MNST", "DigitsDataModule", "USPSDataModule"]),
         (["fit", *CLASSIFIER, "--model", "DigitsDataModule"], ["--model", "DigitsDataModule", "Classifier"]),

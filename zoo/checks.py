@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+ROUNDING = 1e-3  # how far a pixel may lie outside its range: resizing overshoots a little
+
 
 def check_images(x: Tensor, image_shape: tuple[int, ...]) -> None:
     """Refuse images that would train a module on nonsense.
@@ -26,6 +28,24 @@ def check_images(x: Tensor, image_shape: tuple[int, ...]) -> None:
     if not math.isfinite(x.sum(dtype=torch.float32).item()):  # the sum of half precision would overflow
         images = torch.nonzero(~torch.isfinite(x).flatten(1).all(1)).flatten().tolist()
         raise ValueError(f"NaN or infinite pixels in {len(images)} of {len(x)} images of a batch: rows {images[:5]}")
+
+
+def check_unit_images(x: Tensor, image_shape: tuple[int, ...]) -> None:
+    """Refuse images that are no images in [-1, 1], for modules that take pixels for probabilities.
+
+    Costs two reductions over the images, and on a GPU a synchronisation.
+
+    Args:
+        x: Images ``(B, *image_shape)``.
+        image_shape: The shape that the module was built for.
+
+    Raises:
+        ValueError: For another shape, NaN or infinite pixels, or pixels outside [-1, 1] beyond rounding.
+    """
+    check_images(x, image_shape)
+    low, high = (value.item() for value in torch.aminmax(x))
+    if low < -1 - ROUNDING or high > 1 + ROUNDING:
+        raise ValueError(f"pixels from {low:.6g} to {high:.6g} arrived; expected images in [-1, 1], with 1 for white")
 
 
 def check_labelled_batch(x: Tensor, y: Tensor, image_shape: tuple[int, ...], num_classes: int) -> None:

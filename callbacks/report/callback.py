@@ -13,26 +13,32 @@ from ..adaptation import AdaptationEvaluation
 from ..calibration import CalibrationEvaluation
 from ..decision_figure import decision_regions_figure
 from ..decision_regions import DecisionRegions
+from ..disentanglement_evaluation import DisentanglementEvaluation
+from ..latents import LatentPictures
 from ..loggers import define_summaries, figure_png, png, run_folder
 from ..ood import OODEvaluation
 from ..regression import RegressionCalibration
 from ..samples import SampleGrid
 from ..similarity import SimilarityMatrices
 from .page import render
+from .page_disentanglement import latent_pictures
 from .page_similarity import similarity_pictures
 from .record import Record, describe, plain, save_record
 
-PARTS = ("calibration", "regression", "adaptation", "decision_regions", "ood", "samples", "similarity")
+PARTS = (
+    *("calibration", "regression", "adaptation", "decision_regions", "disentanglement", "latents"),
+    *("ood", "samples", "similarity"),
+)
 
 
 class Report(Callback):
     """Writes ``report.html`` and ``report.json`` at the end of a fit and of a test.
 
     The page holds what is there: configuration, learning curves, and the results of `CalibrationEvaluation`,
-    `RegressionCalibration`, `AdaptationEvaluation`, `DecisionRegions`, `OODEvaluation`, `SimilarityMatrices` and
-    `SampleGrid` if they are among the trainer's callbacks. A module can add lines of its own with
-    ``report_notes() -> dict[str, str | int | float]``. The learning curves are kept in checkpoints, so a test in a
-    fresh process shows them up to its checkpoint. W&B keeps best values in its summary.
+    `RegressionCalibration`, `AdaptationEvaluation`, `DecisionRegions`, `DisentanglementEvaluation`, `LatentPictures`,
+    `OODEvaluation`, `SimilarityMatrices` and `SampleGrid` if they are among the trainer's callbacks. A module can add
+    lines of its own with ``report_notes() -> dict[str, str | int | float]``. The learning curves are kept in
+    checkpoints, so a test in a fresh process shows them up to its checkpoint. W&B keeps best values in its summary.
 
     Args:
         folder: Where to write; by default the CSV logger's folder, else another logger's or the trainer's.
@@ -140,13 +146,24 @@ class Report(Callback):
             elif isinstance(callback, DecisionRegions) and callback.results:
                 figure = decision_regions_figure({type(pl_module).__name__: callback.results})
                 found["decision_regions"] = base64.b64encode(figure_png(figure)).decode()
+            elif isinstance(callback, DisentanglementEvaluation):
+                found["disentanglement"] = callback.results or None
+            elif isinstance(callback, LatentPictures) and callback.results:
+                found["latents"] = latent_pictures(callback.results)
             elif isinstance(callback, OODEvaluation):
                 found["ood"] = callback.results or None
             elif isinstance(callback, SampleGrid) and callback.grid is not None:
                 found["samples"] = base64.b64encode(png(callback.grid)).decode()
             elif isinstance(callback, SimilarityMatrices) and callback.results:
                 found["similarity"] = similarity_pictures(callback.results)
-        held = ("calibration/", "ood/", "similarity/", "adaptation/")  # their figures are in the results
+        held = (
+            "calibration/",
+            "ood/",
+            "similarity/",
+            "adaptation/",
+            "disentanglement/",
+            "latents/",
+        )  # their figures are in the results
         metrics = {key: value for key, value in trainer.callback_metrics.items() if not key.startswith(held)}
         record = describe(trainer, pl_module) | {
             "title": self.title or type(pl_module).__name__,

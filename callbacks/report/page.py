@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 from html import escape
-from importlib.resources import files
 from typing import Any
 
 from ..figures import curve_groups, learning_curves_figure
 from .page_adaptation import adaptation_section
 from .page_calibration import calibration_section
+from .page_disentanglement import disentanglement_section
 from .page_ood import ood_section
 from .page_regression import regression_section
 from .page_similarity import similarity_section
-from .parts import Figures, Runs, details, duration, gallery, number, per_run, section, table
+from .parts import Figures, Runs, details, document, duration, gallery, number, per_run, section, table
 from .summary import SUMMARY, Record, best_score, names, summary
 from .words import verdict
 
@@ -34,7 +34,7 @@ def render(records: Sequence[Record]) -> str:
         raise ValueError("expected at least one run record, got none")
     runs = dict(zip(names(records), records, strict=True))
     draw = Figures()
-    title = escape(" and ".join(runs) if len(runs) < 4 else f"{len(runs)} runs")
+    title = " and ".join(runs) if len(runs) < 4 else f"{len(runs)} runs"
     sections = (
         _summary(runs),
         _in_words(records),
@@ -42,23 +42,13 @@ def render(records: Sequence[Record]) -> str:
         calibration_section(runs, draw),
         adaptation_section(runs, draw),
         regression_section(runs, draw),
+        disentanglement_section(runs, draw),
         ood_section(runs, draw),
         similarity_section(runs),
         _samples(runs),
         _configuration(runs),
     )
-    style = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
-    return "\n".join(
-        [
-            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            '<meta name="color-scheme" content="light dark">',
-            f"<title>{title}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>",
-            f"<header>\n<h1>{title}</h1>\n{_meta(runs)}\n</header>",
-            *(section for section in sections if section),
-            "</main>\n</body>\n</html>\n",
-        ]
-    )
+    return document(title, _meta(runs), sections)
 
 
 def _meta(runs: Runs) -> str:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
+from importlib.resources import files
 
 from matplotlib.figure import Figure
 
@@ -23,6 +24,22 @@ class Figures:
         self._number += 1
         heading = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
         return f"<figure>{heading}{inline_svg(figure, label, f'f{self._number}')}</figure>"
+
+
+def document(title: str, header: str, sections: Iterable[str]) -> str:
+    """A whole page with its style inside; title is text, header and sections are HTML."""
+    style = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
+    return "\n".join(
+        [
+            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            '<meta name="color-scheme" content="light dark">',
+            f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>",
+            f"<header>\n<h1>{escape(title)}</h1>\n{header}\n</header>",
+            *(section for section in sections if section),
+            "</main>\n</body>\n</html>\n",
+        ]
+    )
 
 
 def section(title: str, note: str, *content: str) -> str:

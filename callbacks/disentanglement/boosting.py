@@ -1,0 +1,207 @@
+"""Gradient-boosted trees for classification on a few columns: scikit-learn's, several times faster.
+
+The algorithm is that of ``sklearn.ensemble.GradientBoostingClassifier`` with its defaults: 100 stages, trees of depth 3
+that reduce the squared error of the residuals, a Newton step in each leaf, learning rate 0.1, importance by reduction
+of the squared error. The trees are the same up to the draw between equally good splits. What is saved is the sorting:
+the columns are sorted once, and a node hands the order on to its children.
+
+``HistGradientBoostingClassifier`` is faster still, but it has no importances. Nor are they as good from binned codes: a
+boosted tree for one of 40 classes isolates single samples, which bins forbid (measured on 10,000 noisy codes in 1024
+bins: the largest importance 0.20 in the place of 0.26).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+STAGES, RATE = 100, 0.1
+DEPTH = 3
+INNER, LEAVES = 2**DEPTH - 1, 2**DEPTH
+LEVELS = [slice(2**depth - 1, 2 ** (depth + 1) - 1) for depth in range(DEPTH)]  # of the inner nodes
+EQUAL = 1e-7  # values no further apart are not split, as in scikit-learn
+
+
+class Boosted(NamedTuple):
+    """Fitted trees. A sample goes right at an inner node where its value is larger than the threshold.
+
+    Attributes:
+        classes: (K,) the values of the label.
+        start: (T,) scores before the first stage; T trees in a stage, one for two classes, else K.
+        columns: (stages, T, 7) column of each inner node, in breadth-first order.
+        thresholds: (stages, T, 7) of each inner node; infinite where there is no split.
+        leaves: (stages, T, 8) what each leaf adds to the score, learning rate included.
+        importances: (D,) sums to 1, or 0 where no tree has split.
+    """
+
+    classes: np.ndarray
+    start: np.ndarray
+    columns: np.ndarray
+    thresholds: np.ndarray
+    leaves: np.ndarray
+    importances: np.ndarray
+
+    def predict(self, codes: np.ndarray) -> np.ndarray:
+        """The most probable class.
+
+        Args:
+            codes: (m, D).
+
+        Returns:
+            (m,) values of the label.
+        """
+        values = _columns(codes)
+        scores = np.repeat(self.start[:, None], len(codes), 1)
+        for columns, thresholds, leaves in zip(self.columns, self.thresholds, self.leaves, strict=True):
+            for tree, score in enumerate(scores):
+                node = np.zeros(len(codes), np.int64)
+                for level in LEVELS:
+                    node = 2 * node + _goes_right(values, columns[tree, level], thresholds[tree, level], node)
+                score += leaves[tree, node]
+        if len(scores) == 1:
+            return self.classes[(scores[0] > 0).astype(int)]
+        return self.classes[scores.argmax(0)]
+
+
+def fit_boosted(codes: np.ndarray, labels: np.ndarray, seed: int = 0) -> Boosted:
+    """Fit the trees.
+
+    Args:
+        codes: (n, D) finite values.
+        labels: (n,) of at least two values.
+        seed: For the draw between columns that split equally well, as duplicates do.
+
+    Raises:
+        ValueError: Labels of one value.
+    """
+    classes, ranks = np.unique(labels, return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(f"expected labels of at least two values, got {classes.tolist()}")
+    rng = np.random.default_rng(seed)
+    values = _columns(codes)
+    order = values.argsort(1, kind="stable")
+    tied = bool((np.diff(np.take_along_axis(values, order, 1)) <= EQUAL).any())
+    shares = np.bincount(ranks) / len(ranks)
+    binary = len(classes) == 2
+    start = np.log(shares[1:] / shares[:1]) if binary else np.log(shares)
+    targets = (ranks == (np.array([[1]]) if binary else np.arange(len(classes))[:, None])).astype(np.float64)
+    scale = RATE if binary else RATE * (len(classes) - 1) / len(classes)
+    scores = np.repeat(start[:, None], len(labels), 1)
+    shape = (STAGES, len(targets))
+    columns, thresholds = np.zeros((*shape, INNER), np.int64), np.zeros((*shape, INNER))
+    leaves = np.zeros((*shape, LEAVES))
+    importances = np.zeros(codes.shape[1])
+    for stage in range(STAGES):
+        residuals = targets - _probabilities(scores)
+        for tree, residual in enumerate(residuals):
+            splits, leaf = _grow(residual, values, order, tied, rng)
+            columns[stage, tree], thresholds[stage, tree] = splits.column, splits.threshold
+            np.add.at(importances, splits.column, splits.gain)
+            size = np.abs(residual)
+            numerator = np.bincount(leaf, residual, minlength=LEAVES)
+            denominator = np.bincount(leaf, size * (1 - size), minlength=LEAVES)
+            found = np.abs(denominator) > 1e-150
+            leaves[stage, tree] = scale * np.where(found, numerator / np.where(found, denominator, 1), 0)
+            scores[tree] += leaves[stage, tree][leaf]
+    total = importances.sum()
+    return Boosted(classes, start, columns, thresholds, leaves, importances / total if total > 0 else importances)
+
+
+class _Splits(NamedTuple):
+    """Of all inner nodes of a tree, breadth first, (7,) each."""
+
+    column: np.ndarray
+    threshold: np.ndarray
+    gain: np.ndarray
+
+
+def _columns(codes: np.ndarray) -> np.ndarray:
+    """(D, n) values in single precision, as scikit-learn's trees see them."""
+    return np.ascontiguousarray(codes.T.astype(np.float32)).astype(np.float64)
+
+
+def _probabilities(scores: np.ndarray) -> np.ndarray:
+    """(T, n) of scores: softmax over classes, or the logistic function of one score."""
+    if len(scores) == 1:
+        return 1 / (1 + np.exp(-scores))
+    powers = np.exp(scores - scores.max(0))
+    return powers / powers.sum(0)
+
+
+def _grow(
+    residual: np.ndarray, values: np.ndarray, order: np.ndarray, tied: bool, rng: np.random.Generator
+) -> tuple[_Splits, np.ndarray]:
+    """Grow one tree.
+
+    Args:
+        residual: (n,) what it is fitted to.
+        values: (D, n).
+        order: (D, n) the samples sorted by each column.
+        tied: Whether a column has a value twice.
+        rng: For the draw between columns.
+
+    Returns:
+        The splits, and the leaf (n,) of each sample.
+    """
+    splits = _Splits(np.zeros(INNER, np.int64), np.full(INNER, np.inf), np.zeros(INNER))
+    leaf = np.zeros(len(residual), np.int64)
+    is_left = np.zeros(len(residual), bool)
+    groups = [order]
+    for node in range(INNER):
+        group = groups[node]
+        column, number, threshold, gain = _best_split(residual, values, group, tied, rng)
+        splits.column[node], splits.threshold[node], splits.gain[node] = column, threshold, gain
+        left, right = group[column, :number], group[column, number:]
+        if node >= INNER // 2:  # its children are leaves
+            leaf[left], leaf[right] = 2 * node + 1 - INNER, 2 * node + 2 - INNER
+            continue
+        is_left[left] = True
+        goes_left = is_left.take(group).ravel()
+        is_left[left] = False
+        # as many of each column, in the order that they had; `compress` takes a sixth of the time of an index
+        parts = [group.ravel().compress(chosen) for chosen in (goes_left, ~goes_left)]
+        groups += [part.reshape(len(group), -1) for part in parts]
+    return splits, leaf
+
+
+def _best_split(
+    residual: np.ndarray, values: np.ndarray, group: np.ndarray, tied: bool, rng: np.random.Generator
+) -> tuple[int, int, float, float]:
+    """The split of a node that reduces the squared error most.
+
+    Args:
+        residual: (n,).
+        values: (D, n).
+        group: (D, m) the node's samples sorted by each column.
+        tied: Whether a column has a value twice.
+        rng: For the draw between columns.
+
+    Returns:
+        Column, number of samples on the left, threshold and reduction. Without a split all samples are on the left.
+    """
+    size = group.shape[1]
+    if size < 2:
+        return 0, size, np.inf, 0.0
+    gain = residual.take(group).cumsum(1)[:, :-1]
+    number = np.arange(1, size)
+    # with L the sum of n samples on the left of m with mean r, the reduction is (L - n r)² m / (n (m - n))
+    gain -= number * residual[group[0]].mean()
+    gain *= gain
+    gain *= size / (number * (size - number))
+    if tied:
+        ordered = np.take_along_axis(values, group, 1)
+        gain[ordered[:, 1:] - ordered[:, :-1] <= EQUAL] = 0
+    best = gain.max(1)
+    most = best.max()
+    if most <= 1e-12:
+        return 0, size, np.inf, 0.0
+    # duplicated columns are equal up to rounding; each should win as often
+    column = int(rng.choice(np.flatnonzero(best >= most * (1 - 1e-10))))
+    place = int(gain[column].argmax())
+    below, above = values[column, group[column, place : place + 2]]
+    return column, place + 1, (below + above) / 2, float(most)
+
+
+def _goes_right(values: np.ndarray, column: np.ndarray, threshold: np.ndarray, node: np.ndarray) -> np.ndarray:
+    """Whether each sample goes right at its node of one level, by values (D, n) and the nodes' thresholds."""
+    sides = np.stack([values[c] > t for c, t in zip(column, threshold, strict=True)])
+    return sides[0] if len(sides) == 1 else sides[node, np.arange(len(node))]

@@ -1,0 +1,137 @@
+"""Disentanglement, completeness and informativeness (Eastwood and Williams 2018), by importances of boosted trees."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.ensemble import GradientBoostingClassifier
+
+from .boosting import fit_boosted
+from .checks import check_split, keep_varying
+
+SMALL = 1e-11  # added to importances before their shares are taken, as in the official code
+
+Predict = Callable[[np.ndarray], np.ndarray]
+
+
+class DCI(NamedTuple):
+    """The three scores, all larger for a better code.
+
+    Attributes:
+        disentanglement: In [0, 1]: whether each latent matters for one factor only.
+        completeness: In [0, 1]: whether each factor needs one latent only.
+        informativeness_train: Mean accuracy over factors on the samples of the fit. Eastwood and Williams define an
+            error; the official code and this one report the accuracy.
+        informativeness: The same on test samples.
+        importance: (L, K'), columns sum to 1 (or 0) for each factor that varies.
+    """
+
+    disentanglement: float
+    completeness: float
+    informativeness_train: float
+    informativeness: float
+    importance: np.ndarray
+
+
+def disentanglement_of_importance(importance: ArrayLike) -> float:
+    """Mean over latents, weighted by importance, of 1 - entropy of the latent's shares over factors (base K).
+
+    1 for a single factor, 0 for no importance at all.
+
+    Args:
+        importance: (L, K), at least 0.
+    """
+    matrix = np.asarray(importance, dtype=np.float64)
+    total = matrix.sum()
+    if total <= 0:
+        return 0.0
+    if matrix.shape[1] == 1:
+        return 1.0
+    shares = (matrix + SMALL) / (matrix + SMALL).sum(1, keepdims=True)
+    scores = 1 + (shares * np.log(shares)).sum(1) / np.log(matrix.shape[1])
+    return float((matrix.sum(1) / total * scores).sum())
+
+
+def completeness_of_importance(importance: ArrayLike) -> float:
+    """Mean over factors, weighted by importance, of 1 - entropy of the factor's shares over latents (base L).
+
+    1 for a single latent, 0 for no importance at all.
+
+    Args:
+        importance: (L, K), at least 0.
+    """
+    return disentanglement_of_importance(np.asarray(importance, dtype=np.float64).T)
+
+
+def dci(codes: ArrayLike, factors: ArrayLike, test_codes: ArrayLike, test_factors: ArrayLike, seed: int = 0) -> DCI:
+    """DCI with the boosted trees of `boosting`, which are those of `dci_exact` up to draws between equal splits.
+
+    On 1,000 noisy codes of dSprites' factors in ten latents the scores of the two differ by 0.002 or 0.003, those of
+    two seeds by 0.001. 10,000 codes take 46 seconds of one core, about a seventh of what scikit-learn's trees take.
+
+    Args:
+        codes: (n, L).
+        factors: (n, K), taken as classes.
+        test_codes: (m, L).
+        test_factors: (m, K).
+        seed: For draws between equal splits.
+
+    Raises:
+        ValueError: Codes that are not finite, shapes that do not fit, or no factor that varies.
+    """
+
+    def fit(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, Predict]:
+        trees = fit_boosted(x, y, seed)
+        return trees.importances, trees.predict
+
+    return _dci(fit, codes, factors, test_codes, test_factors)
+
+
+def dci_exact(
+    codes: ArrayLike, factors: ArrayLike, test_codes: ArrayLike, test_factors: ArrayLike, seed: int = 0
+) -> DCI:
+    """DCI with scikit-learn's ``GradientBoostingClassifier`` itself, as the official code calls it, but seeded.
+
+    Minutes for 10,000 samples: 113 classes on dSprites are 11,300 trees.
+
+    Args:
+        codes: (n, L).
+        factors: (n, K), taken as classes.
+        test_codes: (m, L).
+        test_factors: (m, K).
+        seed: For draws between equal splits.
+
+    Raises:
+        ValueError: As in `dci`.
+    """
+
+    def fit(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, Predict]:
+        trees = GradientBoostingClassifier(random_state=seed).fit(x, y)
+        return trees.feature_importances_, trees.predict
+
+    return _dci(fit, codes, factors, test_codes, test_factors)
+
+
+def _dci(
+    fit: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, Predict]],
+    codes: ArrayLike,
+    factors: ArrayLike,
+    test_codes: ArrayLike,
+    test_factors: ArrayLike,
+) -> DCI:
+    train, labels, test, test_labels = check_split(codes, factors, test_codes, test_factors)
+    labels, test_labels = keep_varying(labels, test_labels)
+    importance = np.empty((train.shape[1], labels.shape[1]))
+    accuracy = np.empty((2, labels.shape[1]))
+    for index, (column, test_column) in enumerate(zip(labels.T, test_labels.T, strict=True)):
+        importance[:, index], predict = fit(train, column)
+        accuracy[:, index] = (predict(train) == column).mean(), (predict(test) == test_column).mean()
+    importance = np.abs(importance)
+    return DCI(
+        disentanglement_of_importance(importance),
+        completeness_of_importance(importance),
+        float(accuracy[0].mean()),
+        float(accuracy[1].mean()),
+        importance,
+    )

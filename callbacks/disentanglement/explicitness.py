@@ -1,0 +1,52 @@
+"""Explicitness (Ridgeway and Mozer 2018): how well a logistic regression on all latents ranks each factor's values."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.metrics import roc_auc_score
+
+from .checks import check_split, keep_varying
+from .logistic import fit_logistic
+
+
+class Explicitness(NamedTuple):
+    """Mean over factors of the AUROC, in [0, 1] with 0.5 for chance, on training and on test samples."""
+
+    train: float
+    test: float
+
+
+def explicitness(codes: ArrayLike, factors: ArrayLike, test_codes: ArrayLike, test_factors: ArrayLike) -> Explicitness:
+    """Macro average over a factor's values of the one-vs-rest AUROC, and its mean over factors.
+
+    Codes are standardised with the training sample's mean and deviation; a constant latent is 0 then, where the
+    official code has NaN. A value that a sample has not, or has only, counts in no average.
+
+    Args:
+        codes: (n, L).
+        factors: (n, K), taken as classes.
+        test_codes: (m, L).
+        test_factors: (m, K).
+
+    Raises:
+        ValueError: Codes that are not finite, shapes that do not fit, or no factor that varies.
+    """
+    train, labels, test, test_labels = check_split(codes, factors, test_codes, test_factors)
+    labels, test_labels = keep_varying(labels, test_labels)
+    deviation = train.std(0)
+    scale = np.where(deviation > 0, deviation, 1)
+    tables = [(x - train.mean(0)) / scale * (deviation > 0) for x in (train, test)]
+    areas = []
+    for column, test_column in zip(labels.T, test_labels.T, strict=True):
+        regression = fit_logistic(tables[0], column)
+        scores = [regression.predict_proba(table) for table in tables]
+        areas.append([_area(y, s, regression.classes_) for y, s in zip((column, test_column), scores, strict=True)])
+    means = np.nanmean(np.array(areas), axis=0)
+    return Explicitness(float(means[0]), float(means[1]))
+
+
+def _area(labels: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> float:
+    one_hot = labels[:, None] == classes
+    found = one_hot.any(0) & ~one_hot.all(0)
+    return float(roc_auc_score(one_hot[:, found], scores[:, found], average="macro")) if found.any() else np.nan

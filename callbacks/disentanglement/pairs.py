@@ -1,0 +1,189 @@
+"""Metrics that fix one factor and vary the others: the BetaVAE score and the FactorVAE score.
+
+Both are in two steps: features of many small batches of codes, then a classifier that tells which factor was fixed. The
+features of one latent do not depend on other latents, so several representations can be measured at once, side by side
+in the columns of the codes.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from .checks import check_codes
+from .logistic import fit_logistic
+
+Sample = Callable[[int, torch.Generator], ArrayLike]
+"""``sample(n, generator) -> (n, K)``: rows of factors, independent and uniform."""
+CodesOf = Callable[[np.ndarray, torch.Generator], ArrayLike]
+"""``codes_of(factors (n, K), generator) -> (n, L)``."""
+
+BATCH = 64  # images of one point or vote
+AT_ONCE = 2**16  # rows of factors in one call
+THRESHOLD = 0.05  # standard deviation of an active latent
+
+
+class Points(NamedTuple):
+    """What a classifier sees.
+
+    Attributes:
+        features: (n, L).
+        labels: (n,) positions of the factors that were fixed.
+    """
+
+    features: np.ndarray
+    labels: np.ndarray
+
+    def columns(self, chosen: slice | Sequence[int]) -> "Points":
+        """The same points with some of the latents."""
+        return Points(self.features[:, chosen], self.labels)
+
+
+class Votes(NamedTuple):
+    """FactorVAE scores.
+
+    Attributes:
+        train: Accuracy on the votes that made the table.
+        test: Accuracy on new votes, the score.
+        num_active: Latents with a standard deviation of at least the threshold. Without any, both are 0.
+    """
+
+    train: float
+    test: float
+    num_active: int
+
+
+def pair_differences(
+    sample: Sample,
+    codes_of: CodesOf,
+    factor_sizes: Sequence[int],
+    number: int,
+    generator: torch.Generator,
+    batch_size: int = BATCH,
+) -> Points:
+    """Points of the BetaVAE score: mean absolute difference of the codes of pairs that share one factor.
+
+    Args:
+        sample: Draws factors.
+        codes_of: Codes of factors.
+        factor_sizes: Number of values of each factor; one with a single value is never chosen.
+        number: Of points.
+        generator: For all that is drawn.
+        batch_size: Pairs in a point.
+
+    Raises:
+        ValueError: Fewer than two factors have more than one value.
+    """
+    features, labels = [], []
+    for fixed in _chosen(factor_sizes, number, generator, 2 * batch_size):
+        rows = np.stack([_rows(sample, len(fixed), batch_size, generator) for _ in range(2)])
+        points = np.arange(len(fixed))
+        rows[1, points, :, fixed] = rows[0, points, :, fixed]
+        codes = _codes(codes_of, rows, generator)
+        features.append(np.abs(codes[0] - codes[1]).mean(1))
+        labels.append(fixed)
+    return Points(np.concatenate(features), np.concatenate(labels))
+
+
+def beta_vae_score(train: Points, test: Points) -> float:
+    """BetaVAE score (Higgins et al. 2017): test accuracy of a logistic regression that names the shared factor.
+
+    As in the study scikit-learn's default regression, on features as they are; dead latents stay in. Chance is one over
+    the number of factors.
+
+    Args:
+        train: From `pair_differences`.
+        test: Other points.
+
+    Raises:
+        ValueError: Features that are not finite.
+    """
+    check_codes(train.features), check_codes(test.features, 1)
+    regression = fit_logistic(train.features, train.labels)
+    return float(regression.score(test.features, test.labels))
+
+
+def vote_variances(
+    sample: Sample,
+    codes_of: CodesOf,
+    factor_sizes: Sequence[int],
+    number: int,
+    generator: torch.Generator,
+    batch_size: int = BATCH,
+) -> Points:
+    """Votes of the FactorVAE score: variances (ddof 1) of the codes of batches in which one factor is the same.
+
+    Args:
+        sample: Draws factors.
+        codes_of: Codes of factors.
+        factor_sizes: Number of values of each factor; one with a single value is never chosen.
+        number: Of votes.
+        generator: For all that is drawn.
+        batch_size: Images of a vote, at least 2.
+
+    Raises:
+        ValueError: Fewer than two factors have more than one value.
+    """
+    features, labels = [], []
+    for fixed in _chosen(factor_sizes, number, generator, batch_size):
+        rows = _rows(sample, len(fixed), batch_size, generator)
+        votes = np.arange(len(fixed))
+        rows[votes, :, fixed] = rows[votes, :1, fixed]
+        features.append(_codes(codes_of, rows, generator).var(1, ddof=1))
+        labels.append(fixed)
+    return Points(np.concatenate(features), np.concatenate(labels))
+
+
+def factor_vae_score(train: Points, test: Points, variances: ArrayLike, threshold: float = THRESHOLD) -> Votes:
+    """FactorVAE score (Kim and Mnih 2018): a majority vote by the latent with the least normalised variance.
+
+    The table names for each active latent the factor with most votes: of equal ones the first, and the first factor for
+    a latent without votes.
+
+    Args:
+        train: From `vote_variances`.
+        test: Other votes.
+        variances: (L,) of each latent over the data, with ddof 1.
+        threshold: On the standard deviation: latents below are dead and left out. 0.05 is that of the study; codes of
+            another scale need another.
+
+    Raises:
+        ValueError: Variances that are not finite.
+    """
+    check_codes(train.features), check_codes(test.features, 1)
+    overall = check_codes(np.asarray(variances)[None], 1)[0]
+    active = np.flatnonzero((np.sqrt(overall) >= threshold) & (overall > 0))
+    if not len(active):
+        return Votes(0.0, 0.0, 0)
+    both = (train, test)
+    winners = [(points.features[:, active] / overall[active]).argmin(1) for points in both]
+    table = np.zeros((max(train.labels.max(), test.labels.max()) + 1, len(active)), np.int64)
+    np.add.at(table, (train.labels, winners[0]), 1)
+    named = table.argmax(0)
+    hits = [named[winner] == points.labels for winner, points in zip(winners, both, strict=True)]
+    return Votes(float(hits[0].mean()), float(hits[1].mean()), len(active))
+
+
+def _chosen(
+    factor_sizes: Sequence[int], number: int, generator: torch.Generator, rows_of_each: int
+) -> Iterator[np.ndarray]:
+    """The factors that are fixed, in groups that fit into memory."""
+    usable = np.flatnonzero(np.asarray(factor_sizes) > 1)
+    if len(usable) < 2:
+        raise ValueError(f"expected two factors with more than one value, got factor_sizes={tuple(factor_sizes)}")
+    drawn = usable[torch.randint(len(usable), (number,), generator=generator).numpy()]
+    step = max(1, AT_ONCE // rows_of_each)
+    for start in range(0, number, step):
+        yield drawn[start : start + step]
+
+
+def _rows(sample: Sample, batches: int, batch_size: int, generator: torch.Generator) -> np.ndarray:
+    rows = np.asarray(sample(batches * batch_size, generator)).astype(np.int64)  # a copy, to write to
+    return rows.reshape(batches, batch_size, -1)
+
+
+def _codes(codes_of: CodesOf, rows: np.ndarray, generator: torch.Generator) -> np.ndarray:
+    codes = check_codes(codes_of(rows.reshape(-1, rows.shape[-1]), generator))
+    return codes.reshape(*rows.shape[:-1], -1)

@@ -1,0 +1,267 @@
+"""The objectives of six methods, each a sum of functions here: nats per image, means over a batch of B images.
+
+Posteriors are diagonal Gaussians: ``mean`` and ``logvar`` of shape ``(B, L)``, and ``z`` one draw of each. Images are
+in [0, 1]. Posteriors and codes are to come in float32 at least, and outside autocast: what is far in the tails is lost
+in half precision. Logits may be of any precision.
+"""
+
+import math
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..nets.dropout import own_draw
+
+LOG_2_PI = math.log(2 * math.pi)
+
+
+# ---------------------------------------------------------------- reconstruction
+
+
+def bernoulli_reconstruction(x: Tensor, logits: Tensor) -> Tensor:
+    """``mean_b sum_pixels [softplus(l) - x l]``: the negative log-likelihood of pixels as probabilities.
+
+    The sum over pixels matters: a mean would multiply every other term by their number. Grey pixels cannot reach 0, see
+    :func:`bernoulli_entropy`.
+
+    Args:
+        x: ``(B, ...)`` in [0, 1].
+        logits: Likewise.
+
+    Returns:
+        A scalar; ``4096 log 2 = 2839.13`` for zero logits and 64x64 pixels.
+    """
+    logits = at_least_float32(logits)
+    return functional.binary_cross_entropy_with_logits(logits, x.to(logits.dtype), reduction="sum") / len(x)
+
+
+def bernoulli_entropy(x: Tensor) -> Tensor:
+    """The least that :func:`bernoulli_reconstruction` can be for these images, ``(B, ...)`` in [0, 1]: a scalar."""
+    x = at_least_float32(x).clamp(0, 1)
+    return (torch.special.entr(x) + torch.special.entr(1 - x)).sum() / len(x)
+
+
+def gaussian_reconstruction(x: Tensor, logits: Tensor) -> Tensor:
+    """``mean_b sum_pixels [(x - sigmoid(l))^2 + log(pi) / 2]``: the negative log-density with variance 1/2.
+
+    Without the constant it is the squared error of the study's code; the constant makes it a log-density.
+
+    Args:
+        x: ``(B, ...)`` in [0, 1].
+        logits: Likewise.
+
+    Returns:
+        A scalar, above or below 0.
+    """
+    logits = at_least_float32(logits)
+    error = functional.mse_loss(logits.sigmoid(), x.to(logits.dtype), reduction="sum")
+    return error / len(x) + x[0].numel() * math.log(math.pi) / 2
+
+
+# ---------------------------------------------------------------- divergence from the prior
+
+
+def kl_per_latent(mean: Tensor, logvar: Tensor) -> Tensor:
+    """``KL(q(z_l|x_b) || N(0, 1)) = (mean^2 + exp(logvar) - logvar - 1) / 2``, ``(B, L)``, at least 0."""
+    return (mean.square() + logvar.exp() - logvar - 1) / 2
+
+
+def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
+    """``mean_b sum_l`` of :func:`kl_per_latent`: a scalar."""
+    return kl_per_latent(mean, logvar).sum() / len(mean)
+
+
+def annealed_capacity(step: Tensor, max_capacity: float, annealing_steps: int) -> Tensor:
+    """``c(t) = max_capacity min(1, t / T)`` in nats: 0 in the first step, constant from step T on.
+
+    Burgess et al. 2018.
+
+    Args:
+        step: t, the number of steps made, a scalar.
+        max_capacity: In nats, at least 0.
+        annealing_steps: T, at least 1.
+    """
+    return max_capacity * (step / annealing_steps).clamp(max=1)
+
+
+def capacity_penalty(kl: Tensor, capacity: Tensor | float, gamma: float) -> Tensor:
+    """``gamma |KL - c|`` with the mean over the batch inside, not image by image.
+
+    Args:
+        kl: :func:`kl_divergence`, a scalar.
+        capacity: c, in nats.
+        gamma: Weight, at least 0; the gradient is ``gamma sign(KL - c)`` times that of the KL.
+    """
+    return gamma * (kl - capacity).abs()
+
+
+# ---------------------------------------------------------------- DIP-VAE
+
+
+def covariance_of_means(mean: Tensor) -> Tensor:
+    """``E[mean mean'] - E[mean] E[mean]'`` over the batch, divided by B: ``(B, L)`` to ``(L, L)``."""
+    centred = mean - mean.mean(0)
+    return centred.T @ centred / len(mean)
+
+
+def covariance_of_codes(mean: Tensor, logvar: Tensor) -> Tensor:
+    """Covariance of the aggregate posterior, ``(L, L)``: that of the means plus the mean of the variances."""
+    return covariance_of_means(mean) + logvar.exp().mean(0).diag()
+
+
+def dip_penalty(covariance: Tensor, lambda_od: float, lambda_d: float) -> Tensor:
+    """``lambda_od sum_{i != j} S_ij^2 + lambda_d sum_i (S_ii - 1)^2`` (Kumar et al. 2018).
+
+    DIP-VAE-I has :func:`covariance_of_means` as S, DIP-VAE-II :func:`covariance_of_codes`.
+
+    Args:
+        covariance: S, ``(L, L)``; each pair counts twice.
+        lambda_od: Weight off the diagonal.
+        lambda_d: Weight on the diagonal.
+    """
+    diagonal = covariance.diagonal()
+    off_diagonal = (covariance - diagonal.diag()).square().sum()
+    return lambda_od * off_diagonal + lambda_d * (diagonal - 1).square().sum()
+
+
+# ---------------------------------------------------------------- total correlation, from densities
+
+
+def gaussian_log_density(z: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
+    """``log N(z; mean, exp(logvar))``, element by element; the three broadcast."""
+    return -((z - mean).square() * (-logvar).exp() + logvar + LOG_2_PI) / 2
+
+
+def unnormalised_tc(z: Tensor, mean: Tensor, logvar: Tensor, log_weights: Tensor | None = None) -> Tensor:
+    """``mean_j { LSE_i [w_ji + sum_l p_jil] - sum_l LSE_i [w_ji + p_jil] }`` with ``p_jil = log q(z_jl | x_i)``.
+
+    Without weights this is what the study's code takes for the total correlation. Where it is 0 depends on the size of
+    the batch: it is the mixture's minus ``(L - 1) log B``, mostly negative. All three arguments receive gradients.
+    Differences come before squares: products of matrices would be no faster at B = 64, and in float32 they cancel where
+    posteriors are narrow.
+
+    Args:
+        z: Draws, ``(J, L)``.
+        mean: Of the mixture's components, ``(B, L)``.
+        logvar: Likewise.
+        log_weights: w, ``(J, B)``; 0 if there are none.
+
+    Returns:
+        A scalar. Memory and work are those of J x B x L numbers.
+    """
+    densities = gaussian_log_density(z.T[:, :, None], mean.T[:, None, :], logvar.T[:, None, :])  # (L, J, B)
+    joint = densities.sum(0)
+    if log_weights is not None:
+        densities, joint = densities + log_weights, joint + log_weights
+    return (joint.logsumexp(1) - densities.logsumexp(2).sum(0)).mean()
+
+
+def mixture_tc(z: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
+    """Total correlation of the mixture of a batch's posteriors: :func:`unnormalised_tc` plus ``(L - 1) log B``.
+
+    0 where all posteriors are alike. For many latents and narrow posteriors it lies far above the truth: a batch of 64
+    cannot show that ten latents are independent.
+
+    Args:
+        z: One draw of each posterior, ``(B, L)``.
+        mean: ``(B, L)``.
+        logvar: ``(B, L)``.
+
+    Returns:
+        A scalar, with the gradients of the others but the stratified one.
+    """
+    return unnormalised_tc(z, mean, logvar) + (z.shape[1] - 1) * math.log(len(mean))
+
+
+def weighted_tc(z: Tensor, mean: Tensor, logvar: Tensor, dataset_size: int) -> Tensor:
+    """Minibatch-weighted sampling (Chen et al. 2018): :func:`unnormalised_tc` plus ``(L - 1) log(B N)``.
+
+    Args:
+        z: One draw of each posterior, ``(B, L)``.
+        mean: ``(B, L)``.
+        logvar: ``(B, L)``.
+        dataset_size: N, the number of different images.
+    """
+    return unnormalised_tc(z, mean, logvar) + (z.shape[1] - 1) * math.log(len(mean) * dataset_size)
+
+
+def stratified_tc(z: Tensor, mean: Tensor, logvar: Tensor, dataset_size: int) -> Tensor:
+    """Minibatch-stratified sampling (Chen et al. 2018, appendix C.2), with :func:`stratified_log_weights`.
+
+    Args:
+        z: One draw of each posterior, ``(B, L)``, B at least 2.
+        mean: ``(B, L)``.
+        logvar: ``(B, L)``.
+        dataset_size: N, the number of different images, at least B.
+    """
+    weights = stratified_log_weights(len(z), dataset_size).to(z.device, z.dtype)
+    return unnormalised_tc(z, mean, logvar, weights)
+
+
+def stratified_log_weights(batch_size: int, dataset_size: int) -> Tensor:
+    """Logarithms ``(B, B)`` of the weight of posterior i for draw j; with M = B - 1 each row sums to 1.
+
+    ``1 / N`` for the posterior that the draw is from, ``(N - M) / (N M)`` for the next one, ``1 / M`` for each other.
+
+    Raises:
+        ValueError: For fewer than 2 images, or a batch that is larger than the data set.
+    """
+    if not 2 <= batch_size <= dataset_size:
+        raise ValueError(
+            f"stratified sampling has a batch of {batch_size} of a data set of {dataset_size}; expected 2 at least, "
+            "and no more than there are"
+        )
+    others = batch_size - 1
+    weights = torch.full((batch_size, batch_size), 1 / others, dtype=torch.float64)
+    index = torch.arange(batch_size)
+    weights[index, (index + 1) % batch_size] = (dataset_size - others) / (dataset_size * others)
+    weights[index, index] = 1 / dataset_size
+    return weights.log()
+
+
+# ---------------------------------------------------------------- total correlation, by a discriminator
+
+
+def permute_latents(z: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Draws of the product of the marginals: each latent permuted over the batch by itself (Kim and Mnih 2018, alg. 1).
+
+    Args:
+        z: ``(B, L)``.
+        generator: On the device of ``z``; None for the default one. Several processes with the same state draw
+            different permutations.
+    """
+    order = own_draw(partial(torch.rand, generator=generator), z).argsort(0)
+    return z.gather(0, order)
+
+
+def density_ratio_tc(logits: Tensor) -> Tensor:
+    """``mean_b (logit_0 - logit_1)``: the total correlation that a discriminator sees (Kim and Mnih 2018, eq. 3).
+
+    Args:
+        logits: ``(B, 2)`` for codes of the aggregate posterior; logit 0 stands for these, 1 for permuted ones.
+
+    Returns:
+        A scalar; 0 for a discriminator that knows nothing.
+    """
+    logits = at_least_float32(logits)
+    return (logits[:, 0] - logits[:, 1]).mean()
+
+
+def discriminator_loss(logits: Tensor, permuted_logits: Tensor) -> Tensor:
+    """``-(mean log p_0(z) + mean log p_1(z_permuted)) / 2``: log 2 for a discriminator that knows nothing.
+
+    The probabilities are not clipped, as they are in the study's code.
+
+    Args:
+        logits: ``(B, 2)`` for codes of the aggregate posterior, detached.
+        permuted_logits: ``(B', 2)`` for permuted codes, detached.
+    """
+    right = at_least_float32(logits).log_softmax(1)[:, 0].mean()
+    return -(right + at_least_float32(permuted_logits).log_softmax(1)[:, 1].mean()) / 2
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Half precision as float32; all else as it is."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
