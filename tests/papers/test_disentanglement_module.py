@@ -12,10 +12,11 @@ from torch import Tensor, multiprocessing, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from zoo import DIPVAE, AnnealedVAE, BetaTCVAE, BetaVAE, FactorVAE
-from zoo.disentanglement.loss import at_least_float32, discriminator_loss, kl_divergence
+from zoo.disentanglement.loss import discriminator_loss, kl_divergence
 from zoo.disentanglement.net import Discriminator
 from zoo.disentanglement.processes import gather_rows
 from zoo.disentanglement.vae import VAE, Codes
+from zoo.nets.precision import at_least_float32
 
 ALL = [BetaVAE, AnnealedVAE, FactorVAE, DIPVAE, BetaTCVAE]
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..nets.precision import at_least_float32
 from .reversal import ReverseGradient
 
 
@@ -109,8 +110,3 @@ def entropy_weights(logits: Tensor) -> Tensor:
     logarithms = at_least_float32(logits.detach()).log_softmax(1)
     weights = 1 + (logarithms.exp() * logarithms).sum(1).exp()
     return weights / weights.mean()
-
-
-def at_least_float32(values: Tensor) -> Tensor:
-    """Half precision as float32; all else as it is."""
-    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values

@@ -10,10 +10,10 @@ from torch.nn import functional
 
 from ..checks import check_images, check_labelled_batch
 from ..log_interval import logs_now
+from ..nets.precision import at_least_float32
 from .arguments import check_arguments
 from .loss import (
     annealing_factor,
-    at_least_float32,
     conditional_features,
     domain_coefficient,
     domain_loss,

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..nets.dropout import own_draw
+from ..nets.precision import at_least_float32
 
 LOG_2_PI = math.log(2 * math.pi)
 
@@ -260,8 +261,3 @@ def discriminator_loss(logits: Tensor, permuted_logits: Tensor) -> Tensor:
     """
     right = at_least_float32(logits).log_softmax(1)[:, 0].mean()
     return -(right + at_least_float32(permuted_logits).log_softmax(1)[:, 1].mean()) / 2
-
-
-def at_least_float32(values: Tensor) -> Tensor:
-    """Half precision as float32; all else as it is."""
-    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
