@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import zip_longest
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -50,6 +51,7 @@ def study_page(records: Sequence[Record], about: Sequence[str]) -> str:
         header,
         [
             _scores(records, keys, draw),
+            _training(records, draw),
             _variance(records, keys, draw),
             _agreement(records),
             _selection(records, keys),
@@ -71,6 +73,14 @@ def _scores(records: Sequence[Record], keys: Mapping[str, str], draw: Figures) -
         best_table(records, keys)
     )
     return section("Scores by method, strength and seed", note, gallery(figures), best)
+
+
+def _training(records: Sequence[Record], draw: Figures) -> str:
+    note = (
+        "MIG of the posterior means of all images, from the untrained network on. Each line is a run, its colour the "
+        "strength."
+    )
+    return section("MIG during training", note, gallery([draw(training_figure(records), "MIG during training")]))
 
 
 def _variance(records: Sequence[Record], keys: Mapping[str, str], draw: Figures) -> str:
@@ -173,6 +183,33 @@ def scores_figure(records: Sequence[Record], key: str, title: str) -> Figure:
     axes.set(title=title, xlim=(-0.6, len(methods) - 0.4))
     tidy(axes)
     _method_axis(figure, axes, methods)
+    return figure
+
+
+def training_figure(records: Sequence[Record]) -> Figure:
+    """MIG against steps, a panel for each method and a line for each run."""
+    methods = list(dict.fromkeys(record["method"] for record in records))
+    columns = min(3, len(methods))
+    figure, grid = panels(math.ceil(len(methods) / columns), columns, 2.6)
+    top = max(value for record in records for _, value in record["mig_during_training"])
+    for axes, method in zip_longest(grid.flat, methods):
+        if method is None:
+            axes.set_visible(False)
+            continue
+        strengths = sorted({record["strength"] for record in records if record["method"] == method})
+        for record in records:
+            if record["method"] == method:
+                place = strengths.index(record["strength"]) / max(1, len(strengths) - 1)
+                first = record["seed"] == min(each["seed"] for each in records)
+                axes.plot(
+                    *zip(*record["mig_during_training"], strict=True),
+                    color=to_hex(SEQUENCE(place)),
+                    linewidth=1.2,
+                    label=record["argument"] if first else None,
+                )
+        axes.set(title=method, ylim=(0, 1.05 * top), xlabel="step")
+        tidy(axes)
+        axes.legend(frameon=False, fontsize="x-small")
     return figure
 
 

@@ -142,6 +142,16 @@ def scores_table(records: Sequence[Record], keys: Mapping[str, str]) -> list[lis
     return rows
 
 
+def training_table(records: Sequence[Record]) -> list[list[str]]:
+    """MIG of the posterior means of all images during training, from the untrained network on."""
+    steps = [step for step, _ in records[0]["mig_during_training"]]
+    rows = [["MIG after steps", "strength", *map(str, steps)]]
+    for (method, _), runs in by_setting(records).items():
+        curves = [dict(map(tuple, run["mig_during_training"])) for run in runs]
+        rows.append([method, runs[0]["argument"], *(spread([c.get(step) for c in curves], 3) for step in steps)])
+    return rows
+
+
 def known(values: Any) -> list[float | None]:
     """Values with None for NaN, as `spread` takes them."""
     return [None if math.isnan(value) else value for value in values]

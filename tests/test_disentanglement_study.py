@@ -23,6 +23,7 @@ from benchmarks.disentanglement_tables import (
     ranks,
     scores_table,
     selection_table,
+    training_table,
     variance_explained,
     variance_table,
 )
@@ -98,6 +99,7 @@ def record(method, strength, seed, **figures):
         "strength": strength,
         "argument": f"beta={strength}",
         "seed": seed,
+        "mig_during_training": [(0, 0.01), (500, 0.1 + 0.01 * seed)],
         "figures": {name.replace("__", "/"): value for name, value in figures.items()},
     }
 
@@ -181,6 +183,9 @@ def test_the_tables_show_every_setting_the_agreement_and_the_best_run():
     assert table[0] == ["method", "strength", "seeds", "MIG", "SAP"]
     assert table[4] == ["FactorVAE", "beta=1", "3", "0.110 ± 0.010", "-2.000 ± 1.000"]
     assert len(table) == 10
+    training = training_table(runs)
+    assert training[0] == ["MIG after steps", "strength", "0", "500"]
+    assert training[1] == ["beta-VAE", "beta=1", "0.010 ± 0.000", "0.110 ± 0.010"]
     agreement = agreement_table(runs, keys)
     assert agreement[1][:2] == ["MIG", "100"]
     assert agreement[1][2] == agreement[2][1]
@@ -248,8 +253,9 @@ def test_a_heat_table_colours_by_sign():
 # ---------------------------------------------------------------- runs
 
 
-COMMON = {"steps": 2, "lr": 1e-3, "factor_steps": [1, 3, 20, 16, 16], "batch_size": 4, "test_images": 16}
-EVALUATION = {"metrics": ["mig"], "num_train": 60, "num_test": 20}
+COMMON = {"steps": 2, "lr": 1e-3, "precision": "32-true"}
+COMMON |= {"factor_steps": [1, 3, 20, 16, 16], "batch_size": 4, "test_images": 16}
+COMMON |= {"num_train": 60, "num_test": 20, "num_train_votes": 20, "num_test_votes": 10}
 
 
 def test_every_method_has_the_first_a_middle_and_the_last_of_the_studys_strengths():
@@ -266,17 +272,18 @@ def test_every_method_has_the_first_a_middle_and_the_last_of_the_studys_strength
 
 def test_a_study_is_resumed_where_it_was_stopped_and_gives_tables_and_a_page(tmp_path, monkeypatch, capsys):
     jobs = [("beta-VAE", 4, 0), ("beta-VAE", 4, 1)]
-    study.make(jobs[:1], tmp_path, COMMON, EVALUATION)
+    study.make(jobs[:1], tmp_path, COMMON)
     first = {path.name: path.read_bytes() for path in tmp_path.rglob("*seed0*")}
     assert sorted(first) == ["beta4_seed0.json", "beta4_seed0.npy"]
-    study.make(jobs, tmp_path, COMMON, EVALUATION)
+    study.make(jobs, tmp_path, COMMON)
     shown = capsys.readouterr().out
     assert "0 of 1 runs are there" in shown
     assert "1 of 2 runs are there" in shown
-    assert re.search(r"1/1 beta-VAE, beta=4, seed 1: MIG 0\.\d+; trained in .*, judged in .*, 0.0 s left", shown)
+    assert re.search(r"1/1 beta-VAE, beta=4, seed 1: BetaVAE .*, MIG 0\.\d+, .*; trained in .*, judged in .*, 0.0 s left", shown)
     assert {path.name: path.read_bytes() for path in tmp_path.rglob("*seed0*")} == first
     records = study.load(jobs, tmp_path, COMMON)
     assert [each["seed"] for each in records] == [0, 1]
+    assert [step for step, _ in records[0]["mig_during_training"]] == [0, 1, 2]
     assert {"mean/mig", "sampled/mig", "test/elbo", "latents/active", "udr"} <= records[0]["figures"].keys()
     assert not any(name.startswith("train/") for name in records[0]["figures"])
     assert records[0]["codes"].shape == (1000, 10)
@@ -285,6 +292,7 @@ def test_a_study_is_resumed_where_it_was_stopped_and_gives_tables_and_a_page(tmp
     with pytest.raises(SystemExit, match=r"was made with .*: give another --folder"):
         study.main()
     monkeypatch.setattr(study, "DATA", {name: COMMON[name] for name in study.DATA})
+    monkeypatch.setattr(study, "EVALUATION", {name: COMMON[name] for name in study.EVALUATION})
     study.main()
     shown = capsys.readouterr().out
     assert re.search(r"beta-VAE +beta=4 +2 ", shown)
@@ -293,10 +301,11 @@ def test_a_study_is_resumed_where_it_was_stopped_and_gives_tables_and_a_page(tmp
 
 
 def test_a_run_that_diverged_is_kept_as_one(tmp_path, capsys):
-    study.make([("beta-VAE", 4, 0)], tmp_path, COMMON | {"lr": 1e30}, EVALUATION)
+    study.make([("beta-VAE", 4, 0)], tmp_path, COMMON | {"lr": 1e30})
     assert "beta=4, seed 0: diverged; trained in" in capsys.readouterr().out
     (run,) = study.load([("beta-VAE", 4, 0)], tmp_path, COMMON | {"lr": 1e30})
     assert run["figures"] == {}
+    assert [step for step, _ in run["mig_during_training"]] == [0]
 
 
 def test_models_whose_latents_agree_but_for_order_and_sign_have_the_largest_udr():
