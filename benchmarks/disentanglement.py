@@ -77,8 +77,11 @@ def settings(arguments: argparse.Namespace) -> Record:
 def build(method: str, strength: float, common: Record, image_shape: Sequence[int]) -> L.LightningModule:
     """The module of a run."""
     name, argument, _, fixed = METHODS[method]
-    annealing = {"annealing_steps": max(1, common["steps"] // 3)} if name == "AnnealedVAE" else {}
-    values = {argument: strength, "lr": common["lr"], "image_shape": tuple(image_shape), **fixed, **annealing}
+    own: Record = {
+        "AnnealedVAE": {"annealing_steps": max(1, common["steps"] // 3)},
+        "FactorVAE": {"discriminator_lr": common["lr"]},
+    }.get(name, {})
+    values = {argument: strength, "lr": common["lr"], "image_shape": tuple(image_shape), **fixed, **own}
     return getattr(zoo, name)(**values)
 
 
@@ -247,8 +250,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", choices=METHODS, nargs="+", default=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=1500, help="batches of each run")
-    parser.add_argument("--lr", type=float, default=1e-3, help="Adam's learning rate of encoder and decoder")
+    parser.add_argument("--steps", type=int, default=1000, help="batches of each run")
+    parser.add_argument("--lr", type=float, default=1e-3, help="Adam's learning rate")
     parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true", help="of the training")
     parser.add_argument("--folder", type=Path, default=Path("runs/disentanglement_study"))
     parser.add_argument("--table", action="store_true", help="train nothing, show what there is")

@@ -15,6 +15,8 @@ from callbacks.latents_figure import information_shares
 from callbacks.report import load_record, render
 from callbacks.report.page_disentanglement import disentanglement_section, mig_ceiling, sentences
 from callbacks.report.parts import Figures
+from callbacks.report.summary import summary, text_table
+from callbacks.report.words import verdict
 
 SMALL = {"num_train": 200, "num_test": 100, "num_train_votes": 20, "num_test_votes": 20}
 DSPRITES = {"shape": 3, "scale": 6, "orientation": 40, "position_x": 32, "position_y": 32}
@@ -143,8 +145,18 @@ def test_either_callback_is_enough_and_none_makes_no_section(tmp_path):
 def test_several_runs_stand_below_each_other(tmp_path):
     folder = run(tmp_path, ToyVAE(), LatentPictures(), DisentanglementEvaluation(["mig"], **SMALL))
     page = render([load_record(folder)] * 2)
-    assert page.count("<th>MIG</th>") == 2
+    assert page[page.index("<h2>Disentanglement</h2>") :].count("<th>MIG</th>") == 2
     assert len(set(re.findall(r'\bid="(f\d+)-', page))) > 1
+
+
+def test_runs_are_compared_by_the_scores_of_their_means():
+    records = [
+        {"title": name, "disentanglement": scored(np.eye(2), mig=mig, sap=0.1)}
+        for name, mig in (("Pure", 0.7), ("Mixed", 0.2))
+    ]
+    assert {key: value.value for key, value in summary(records[0]).items()} == {"mig": 0.7, "sap": 0.1}
+    assert "Pure has the larger MIG (no interval), 0.700 against 0.200 (Mixed)." in verdict(records)
+    assert re.search(r"MIG +SAP\b", text_table(records))
 
 
 def test_a_hostile_record_is_escaped():

@@ -265,7 +265,7 @@ def test_every_method_has_the_first_a_middle_and_the_last_of_the_studys_strength
         assert (values[0], values[-1]) == (swept[0], swept[-1])
         assert values[1] in swept[1:-1]
     assert study.build("AnnealedVAE", 25, COMMON | {"steps": 300}, (1, 64, 64)).hparams["annealing_steps"] == 100
-    assert study.build("FactorVAE", 10, COMMON, (1, 64, 64)).hparams["lr"] == 1e-3
+    assert study.build("FactorVAE", 10, COMMON, (1, 64, 64)).hparams["discriminator_lr"] == 1e-3
     assert study.build("DIP-VAE-I", 5, COMMON, (1, 64, 64)).hparams["variant"] == "I"
     assert study.build("DIP-VAE-II", 50, COMMON, (1, 64, 64)).hparams["lambda_od"] == 50
 
@@ -279,7 +279,9 @@ def test_a_study_is_resumed_where_it_was_stopped_and_gives_tables_and_a_page(tmp
     shown = capsys.readouterr().out
     assert "0 of 1 runs are there" in shown
     assert "1 of 2 runs are there" in shown
-    assert re.search(r"1/1 beta-VAE, beta=4, seed 1: BetaVAE .*, MIG 0\.\d+, .*; trained in .*, judged in .*, 0.0 s left", shown)
+    assert re.search(
+        r"1/1 beta-VAE, beta=4, seed 1: BetaVAE .*, MIG 0\.\d+, .*; trained in .*, judged in .*, 0.0 s left", shown
+    )
     assert {path.name: path.read_bytes() for path in tmp_path.rglob("*seed0*")} == first
     records = study.load(jobs, tmp_path, COMMON)
     assert [each["seed"] for each in records] == [0, 1]

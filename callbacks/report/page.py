@@ -110,6 +110,8 @@ def _summary(runs: Runs) -> str:
             "RMSE, MAE and CRPS in the units of the label; NLL of the predicted density in nats; QCE is the quantile "
             "calibration error, mean |coverage &minus; level|; “after R” is recalibrated on validation data."
         )
+    if any(key in columns for key in ("mig", "dci_disentanglement", "factor_vae", "sap")):
+        notes.append("MIG, DCI, FactorVAE score and SAP are those of the posterior means, official settings.")
     if len(runs) > 1:
         notes.append("The best figure of a column is marked.")
     kind = "many" if "target_accuracy" in columns else ""

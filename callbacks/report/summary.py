@@ -43,6 +43,10 @@ SUMMARY = {
     "density_nll": Column("NLL of density", False),
     "qce": Column("QCE", False, 4),
     "qce_after": Column("QCE after R", False, 4),
+    "mig": Column("MIG", True),
+    "dci_disentanglement": Column("DCI disentanglement", True),
+    "factor_vae": Column("FactorVAE score", True),
+    "sap": Column("SAP", True),
     "near": Column("AUROC near", True),
     "far": Column("AUROC far", True),
 }
@@ -84,6 +88,10 @@ def summary(record: Record) -> dict[str, Value]:
         if after:
             values |= _with_error("crps_after", after, "crps")
             values["qce_after"] = Value(after["qce"])
+    scores = ((record.get("disentanglement") or {}).get("scores") or {}).get("mean") or {}
+    for key in ("mig", "dci_disentanglement", "factor_vae", "sap"):
+        if scores.get(key) is not None:
+            values[key] = Value(scores[key])
     if ood := record.get("ood"):
         score = best_score(ood)
         for kind in ("near", "far"):

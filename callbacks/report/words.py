@@ -146,6 +146,8 @@ def _comparison(records: Sequence[Record]) -> list[str]:
         ("crps", "has the lower CRPS", "CRPS", "#.4g"),
         ("crps_after", "has the lower CRPS after recalibration", "CRPS after recalibration", "#.4g"),
         ("density_nll", "has the lower NLL", "NLL", ".3f"),
+        ("mig", "has the larger MIG (no interval)", "MIG", ".3f"),
+        ("dci_disentanglement", "has the larger DCI disentanglement (no interval)", "DCI disentanglement", ".3f"),
         ("qce", "has the lower quantile calibration error (no interval)", "Quantile calibration error", ".4f"),
     )
     sentences = []
