@@ -11,10 +11,16 @@ on labels alone with as many images, and the domain head's forward and backward 
 pytorch-adapt. glibc hands the memory of large feature maps back to the system after each step, or not, by a rule of its
 own, which makes up to a fifth of such a step: without ``MALLOC_TRIM_THRESHOLD_`` and ``MALLOC_MMAP_THRESHOLD_`` in the
 environment (4294967296 each) ratios vary by that much.
+
+``disentanglement`` compares the disentangling autoencoders with their bare networks: forward, and the gradients of the
+weights. ``--peer`` adds pythae's models on the same networks, which ``pip install -e '.[peers]'`` brings. FactorVAE
+comes in both of its forms, and pythae's is given as many images for the autoencoder, which makes twice as many in all,
+and once as many in all.
 """
 
 import argparse
 import copy
+import logging
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -24,11 +30,24 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from zoo import DANN, JEM, HistogramRegression, LocalErrorSignals, PointRegression
+from datamodules.factor_draws import draw_factors
+from datamodules.sprites import FACTOR_SIZES, render
+from zoo import (
+    DANN,
+    DIPVAE,
+    JEM,
+    AnnealedVAE,
+    BetaTCVAE,
+    BetaVAE,
+    FactorVAE,
+    HistogramRegression,
+    LocalErrorSignals,
+    PointRegression,
+)
 from zoo.histogram_loss.support import TargetTable
 from zoo.jem.loss import generative_loss
 
-from . import dann_loop
+from . import dann_loop, disentanglement_loop
 from .frame import alternate, now, print_machine, print_ratios
 from .local_error_loop import PlainVGG8B
 
@@ -282,10 +301,7 @@ def dann(arguments: argparse.Namespace) -> None:
         if arguments.peer:
             others["pytorch-adapt"] = dann_loop.pytorch_adapt((x, y), target)
         timed = take_turns(module, batches, others, precision, warmup)
-        seconds = {
-            contestant: [statistics.median(found[i : i + turns_in_round]) for i in range(0, len(found), turns_in_round)]
-            for contestant, found in {**timed.of_others, name: timed.seconds}.items()
-        }
+        seconds = medians_of_rounds({**timed.of_others, name: timed.seconds}, turns_in_round)
         parts = zip(seconds.pop("labels alone"), seconds.pop("domain head alone"), strict=True)
         print_ratios({"labels alone + domain head alone": [sum(part) for part in parts], **seconds}, "ms", 1e3)
 
@@ -295,19 +311,112 @@ def first(samples: list[tuple[Tensor]]) -> Tensor:
     return torch.stack([image for (image,) in samples])
 
 
+def disentanglement(arguments: argparse.Namespace) -> None:
+    """Each method, with as many sprites for its autoencoder."""
+    size = arguments.batch_size or 64
+    torch.manual_seed(0)
+    x = render(draw_factors(FACTOR_SIZES, 2 * size, torch.Generator().manual_seed(0)))[:, None].float()
+    # images of a batch, and of pythae's, if it has the method: half of FactorVAE's are for its autoencoder
+    methods: dict[str, tuple[Callable[[], Any], int, tuple[int, ...]]] = {
+        "BetaVAE": (BetaVAE, size, (size,)),
+        "BetaTCVAE": (BetaTCVAE, size, (size,)),
+        "FactorVAE": (FactorVAE, size, (2 * size, size)),
+        "FactorVAE, second batch": (lambda: FactorVAE(second_batch=True), 2 * size, (2 * size,)),
+        "AnnealedVAE": (AnnealedVAE, size, ()),
+        "DIPVAE": (DIPVAE, size, ()),
+    }
+    variants: dict[str, tuple[torch.memory_format, Any, bool]] = {
+        "channels-last": (torch.channels_last, "32-true", True),
+        "channels-last, bf16-mixed": (torch.channels_last, "bf16-mixed", True),
+    }
+    levers: dict[str, tuple[torch.memory_format, Any, bool]] = {
+        "contiguous": (torch.contiguous_format, "32-true", True),
+        "channels-last, plain Adam": (torch.channels_last, "32-true", False),
+        "contiguous, plain Adam": (torch.contiguous_format, "32-true", False),
+    }
+    if arguments.all:
+        methods["FactorVAE, weight gradients of the total correlation"] = (
+            disentanglement_loop.WeightGradients,
+            size,
+            (),
+        )
+    for title, (build, images, of_peer) in methods.items():
+        for variant, (layout, precision, fused) in (
+            variants | levers if arguments.all and of_peer else variants
+        ).items():
+            module = build()
+            module.to(memory_format=layout)
+            if not fused:
+                disentanglement_loop.plain_adam(module)
+            peers = {f"pythae, {number} images": number for number in of_peer if arguments.peer}
+            time_autoencoder(f"{title}, {images} images, {variant}", module, x, images, peers, precision, arguments)
+
+
+def time_autoencoder(
+    name: str, module: Any, x: Tensor, images: int, peers: dict[str, int], precision: Any, arguments: argparse.Namespace
+) -> None:
+    """Print the module's step beside its bare networks, then beside each peer; a round is the median of 10 turns.
+
+    Args:
+        name: What is printed.
+        module: The method.
+        x: Images (n, C, 64, 64) in [0, 1] for the largest batch.
+        images: Of the module's batch.
+        peers: The names of pythae's contestants and the images of their batches.
+        precision: Of the module.
+        arguments: Of the command line.
+    """
+    turns_in_round, warmup = 10, 5
+    layouts = {"channels-last": torch.channels_last, "contiguous": torch.contiguous_format}
+    on_device = x.to("cuda" if torch.cuda.is_available() else "cpu")
+    others = {
+        f"bare, {kind}": disentanglement_loop.bare(module, on_device[:images], layout)
+        for kind, layout in layouts.items()
+    }
+    for peer, number in peers.items():
+        others[peer] = disentanglement_loop.pythae(module, on_device[:number])
+        if arguments.all:
+            layout = torch.channels_last
+            others[f"{peer}, channels-last"] = disentanglement_loop.pythae(module, on_device[:number], layout)
+    turns = arguments.rounds * turns_in_round + warmup
+    batches = DataLoader(TensorDataset((2 * x[:images] - 1).repeat(turns, 1, 1, 1)), images)
+    timed = take_turns(module, batches, others, precision, warmup)
+    seconds = medians_of_rounds({**timed.of_others, name: timed.seconds}, turns_in_round)
+    print_ratios(seconds, "ms", 1e3)
+    for peer in peers:
+        print_ratios({each: seconds[each] for each in (peer, name)}, "ms", 1e3)
+
+
+def medians_of_rounds(seconds: dict[str, list[float]], turns: int) -> dict[str, list[float]]:
+    """The median of each round of so many turns."""
+    return {
+        name: [statistics.median(found[i : i + turns]) for i in range(0, len(found), turns)]
+        for name, found in seconds.items()
+    }
+
+
 def main() -> None:
     """Read the command line and run one paper's comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    papers = {"jem": jem, "local_error": local_error, "histogram_loss": histogram_loss, "dann": dann}
+    papers = {
+        "jem": jem,
+        "local_error": local_error,
+        "histogram_loss": histogram_loss,
+        "dann": dann,
+        "disentanglement": disentanglement,
+    }
     parser.add_argument("paper", choices=papers)
     parser.add_argument("--rounds", type=int, default=5, help="timed turns of each pair")
-    parser.add_argument("--batch-size", type=int, help="default: 32 for jem, 128 for local_error, 256; 64 of a domain")
+    parser.add_argument(
+        "--batch-size", type=int, help="default: 32 for jem, 128 for local_error, 256; 64 of a domain or sprites"
+    )
     parser.add_argument("--depth", type=int, default=16, help="of jem's wide ResNet")
     parser.add_argument("--width", type=int, default=4, help="of jem's wide ResNet")
     parser.add_argument("--steps", type=int, default=20, help="SGLD steps in a training step of jem")
     parser.add_argument("--all", action="store_true", help="each lever alone, too")
-    parser.add_argument("--peer", action="store_true", help="pytorch-adapt beside dann, where it is installed")
+    parser.add_argument("--peer", action="store_true", help="pytorch-adapt beside dann, pythae beside disentanglement")
     arguments = parser.parse_args()
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     print_machine()
     papers[arguments.paper](arguments)
 
