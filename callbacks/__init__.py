@@ -4,7 +4,10 @@ from .adaptation import AdaptationEvaluation
 from .calibration import CalibrationEvaluation
 from .decision_regions import DecisionRegions
 from .disentanglement_evaluation import DisentanglementEvaluation
+from .end_together import EndTogether
+from .kept_logs import KeptLogs, ResumableCSVLogger
 from .latents import LatentPictures
+from .mid_epoch import MidEpochCheckpoint
 from .ood import OODEvaluation
 from .randomness import Randomness
 from .regression import RegressionCalibration
@@ -17,11 +20,15 @@ __all__ = [
     "CalibrationEvaluation",
     "DecisionRegions",
     "DisentanglementEvaluation",
+    "EndTogether",
+    "KeptLogs",
     "LatentPictures",
+    "MidEpochCheckpoint",
     "OODEvaluation",
     "Randomness",
     "RegressionCalibration",
     "Report",
+    "ResumableCSVLogger",
     "SampleGrid",
     "SimilarityMatrices",
 ]
