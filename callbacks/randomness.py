@@ -78,6 +78,8 @@ class Randomness(Callback):
     def __init__(self) -> None:
         self._device = torch.device("cpu")
         self._restored: list[dict[str, Any]] = []
+        self._between_epochs = False
+        self._max_steps: int | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Remember the device of this rank."""
@@ -96,10 +98,20 @@ class Randomness(Callback):
         """Keep the states until the fit starts."""
         self._restored = state_dict["ranks"]
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note whether an epoch had ended."""
+        if "loops" in checkpoint:
+            epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
+            self._between_epochs = epoch["processed"] == epoch["started"] == epoch["ready"]
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore this rank's state, or seed it apart from the others."""
         rank, states = trainer.global_rank, self._restored
         self._restore(trainer)
+        if states and self._between_epochs:
+            # With a number of steps to make, Lightning takes every checkpoint for one from the middle of an epoch, and
+            # would end an epoch twice; so it does not know the number until the training starts.
+            self._max_steps, trainer.fit_loop.epoch_loop.max_steps = trainer.max_steps, -1
         missing = rank >= len(states) if states else rank > 0
         if missing:
             _seed_apart(rank)
@@ -107,6 +119,8 @@ class Randomness(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """In the middle of an epoch, take back what the new iterator of the data loader drew."""
         loop = trainer.fit_loop
+        if self._max_steps is not None:
+            self._max_steps, loop.epoch_loop.max_steps = None, self._max_steps
         if loop.restarting and trainer.global_rank < len(self._restored):
             if loop._combined_loader_states_to_load and loop._data_fetcher is not None:
                 # A module that asked for the number of steps had the loaders set up before their place was known.
