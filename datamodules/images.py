@@ -382,5 +382,5 @@ class ImageDataModule(LightningDataModule):
         numbers = find_classes(folder)[1]
         samples = make_dataset(folder, numbers, extensions=IMG_EXTENSIONS, allow_empty=True)
         paths = [path for path, _ in samples]
-        pictures = decode_all(folder, paths, *self.image_shape[1:], self.num_workers, self.memory_limit)
+        pictures, _ = decode_all(folder, paths, *self.image_shape[1:], self.num_workers, self.memory_limit)
         return ood_sets.fit(pictures, self.image_shape) if paths else pictures
