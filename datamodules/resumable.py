@@ -1,5 +1,6 @@
 """A loader that goes on in the middle of an epoch, with the batches that were still to come."""
 
+import weakref
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -76,23 +77,24 @@ class ResumableLoader(DataLoader):
 
     @property
     def _index_sampler(self) -> Any:
-        return _Order(self, super()._index_sampler)
+        return _Order(weakref.ref(self), super()._index_sampler)
 
 
 class _Order:
-    """The indices of each pass of a loader."""
+    """The indices of each pass of a loader, which it does not keep alive: worker processes end with the loader."""
 
-    def __init__(self, loader: ResumableLoader, order: Any) -> None:
+    def __init__(self, loader: "weakref.ref[ResumableLoader]", order: Any) -> None:
         self.loader, self.order = loader, order
 
     def __len__(self) -> int:
         return len(self.order)
 
     def __iter__(self) -> Iterator[Any]:
-        return self._pass(self.loader._drawing)
+        loader = self.loader()
+        assert loader is not None  # it is what iterates
+        return self._pass(loader.sampler, loader._drawing)
 
-    def _pass(self, place: Place) -> Iterator[Any]:
-        sampler: Any = self.loader.sampler
+    def _pass(self, sampler: Any, place: Place) -> Iterator[Any]:
         remembers = hasattr(sampler, "state_dict")
         if "random" not in place:
             place |= {"random": torch.get_rng_state(), "sampler": sampler.state_dict() if remembers else None}
