@@ -37,6 +37,8 @@ class EndTogether(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write the error, close the connections."""
+        if not isinstance(exception, Exception):  # who ends or interrupts a run ends or interrupts all of it
+            return
         if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
             return
         rank, world = distributed.get_rank(), distributed.get_world_size()

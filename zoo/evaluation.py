@@ -93,11 +93,10 @@ class SetMeans(nn.Module):
             key = f"{stage}/{name}"
             if key not in self.of:
                 self.of[key] = kind().to(module.device)
-            self.of[key].update(figure, count)
-            module.log(
-                key, cast(Any, self.of[key]), batch_size=max(count, 1), add_dataloader_idx=False,
-                prog_bar=stage == "val", metric_attribute=key,
-            )  # fmt: skip
+            metric: Any = self.of[key]
+            metric.update(figure, count)
+            shared: Any = {"add_dataloader_idx": False, "prog_bar": stage == "val", "metric_attribute": key}
+            module.log(key, metric, batch_size=max(count, 1), **shared)
 
 
 def log_errors(means: SetMeans, module: LightningModule, stage: str, errors: Tensor, count: int) -> None:
