@@ -2,6 +2,7 @@
 
 from .adaptation import AdaptationEvaluation
 from .calibration import CalibrationEvaluation
+from .clean_stop import CleanStop
 from .decision_regions import DecisionRegions
 from .disentanglement_evaluation import DisentanglementEvaluation
 from .end_together import EndTogether
@@ -18,6 +19,7 @@ from .similarity import SimilarityMatrices
 __all__ = [
     "AdaptationEvaluation",
     "CalibrationEvaluation",
+    "CleanStop",
     "DecisionRegions",
     "DisentanglementEvaluation",
     "EndTogether",

@@ -7,6 +7,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from .clean_stop import goes_on_from_here
+
 
 class MidEpochCheckpoint(ModelCheckpoint):
     """Writes ``last-mid-epoch.ckpt`` every so often, beside the checkpoints that are written when an epoch ends.
@@ -54,9 +56,7 @@ class MidEpochCheckpoint(ModelCheckpoint):
         if self.every_n_minutes:
             late = time.monotonic() - self._written >= 60 * self.every_n_minutes
             self._due |= trainer.strategy.broadcast(late)
-        fetcher = loop._data_fetcher
-        unfinished = loop._should_accumulate() or loop.epoch_loop._num_ready_batches_reached()
-        if not self._due or unfinished or (fetcher is not None and loop.epoch_loop._should_check_val_fx(fetcher)):
+        if not self._due or not goes_on_from_here(trainer):
             return
         trainer.save_checkpoint(Path(str(self.dirpath), "last-mid-epoch.ckpt"))
         self._due, self._written = False, time.monotonic()

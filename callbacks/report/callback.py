@@ -23,7 +23,7 @@ from ..similarity import SimilarityMatrices
 from .page import render
 from .page_disentanglement import latent_pictures
 from .page_similarity import similarity_pictures
-from .record import Record, describe, plain, save_record
+from .record import Record, describe, plain, save_record, thinned
 
 PARTS = (
     *("calibration", "regression", "adaptation", "decision_regions", "disentanglement", "latents"),
@@ -136,7 +136,7 @@ class Report(Callback):
         if self._history and {key: self._history[-1][key] for key in place} == place:
             self._history[-1].update(fresh)
         elif fresh:
-            self._history.append(place | fresh)
+            self._history = thinned([*self._history, place | fresh])
 
     def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not _writes(trainer):
