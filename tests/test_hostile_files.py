@@ -8,6 +8,7 @@ import pickle
 import struct
 import tracemalloc
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from datamodules import (
     UCIRegressionDataModule,
     USPSDataModule,
     sources,
+    tables,
 )
 from datamodules.factor_files import FactorFilesDataModule
 from datamodules.factor_formats import check_own, norb_matrix
@@ -82,7 +84,7 @@ def test_damage_anywhere_in_a_published_set_is_one_clear_error(name, tmp_path, m
     file, source, write = SETS[name]
     write(tmp_path, monkeypatch)
     whole, random, refusals = (tmp_path / file).read_bytes(), np.random.default_rng(0), 0
-    for _ in range(40):
+    for _ in range(24):
         (tmp_path / file).write_bytes(damaged(whole, random))
         try:
             images, labels = source.read(str(tmp_path), train=False)
@@ -92,7 +94,7 @@ def test_damage_anywhere_in_a_published_set_is_one_clear_error(name, tmp_path, m
         else:
             assert images.shape[1:] == source.image_shape
             assert len(images) == len(labels)
-    assert refusals >= 8
+    assert refusals >= 4
 
 
 @pytest.mark.parametrize("sizes", [(2**31 - 1, 28, 28), (2**32 - 1,) * 3, (20, 28, 2**31), (0, 28, 28)])
@@ -107,10 +109,10 @@ def test_files_of_one_set_that_do_not_belong_together_are_refused_also_where_lab
     write_mnist(tmp_path, "MNIST")
     raw = tmp_path / "MNIST" / "raw"
     (raw / "t10k-labels-idx1-ubyte").write_bytes((raw / "train-labels-idx1-ubyte").read_bytes())
-    with pytest.raises(ValueError, match=r"files of MNIST .* 20 images have labels of shape \(30,\)"):
+    with pytest.raises(ValueError, match=r"files of MNIST .*\(20 images have labels of shape \(30,\)"):
         DigitsDataModule(tmp_path, ood=["near/mnist"]).setup("test")
     (raw / "t10k-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 0x801, 20) + bytes([200] * 20))
-    with pytest.raises(ValueError, match=r"files of MNIST .* labels must lie in 0\.\.9, got 200\.\.200"):
+    with pytest.raises(ValueError, match=r"files of MNIST .*\(labels must lie in 0\.\.9, got 200\.\.200"):
         MNISTDataModule(tmp_path).setup("test")
     (raw / "t10k-images-idx3-ubyte").write_bytes(struct.pack(">4i", 0x803, 20, 14, 56) + bytes(20 * 14 * 56))
     with pytest.raises(ValueError, match=r"images must be bytes of shape \(1, 28, 28\), got \(20, 1, 14, 56\)"):
@@ -118,11 +120,11 @@ def test_files_of_one_set_that_do_not_belong_together_are_refused_also_where_lab
 
 
 def test_a_packed_file_that_unpacks_to_gigabytes_is_refused_before_it_does(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "USPS_LIMIT", 4)
+    monkeypatch.setattr(sources, "USPS_LIMIT", 1)
     write_usps(tmp_path)
-    (tmp_path / "usps.t.bz2").write_bytes(bz2.compress(b"1 1:0.5\n" * (8 * MEGABYTE)))  # 64 MiB
-    assert peak(lambda: USPSDataModule(tmp_path).setup("test")) < 24 * MEGABYTE
-    with pytest.raises(ValueError, match=r"usps\.t\.bz2 unpacks to more than 4 MiB"):
+    (tmp_path / "usps.t.bz2").write_bytes(bz2.compress(b"1 1:0.5\n" * (MEGABYTE // 4)))  # 2 MiB
+    assert peak(lambda: USPSDataModule(tmp_path).setup("test")) < 6 * MEGABYTE
+    with pytest.raises(ValueError, match=r"usps\.t\.bz2 unpacks to more than 1 MiB"):
         USPSDataModule(tmp_path).setup("test")
 
 
@@ -187,7 +189,7 @@ def test_damage_anywhere_in_a_set_with_factors_is_one_clear_error(name, tmp_path
     write(tmp_path)
     files = sorted(path for path in tmp_path.iterdir() if path.suffix != ".txt")
     random, refusals = np.random.default_rng(0), 0
-    for number in range(40):
+    for number in range(24):
         file = files[number % len(files)]
         whole = file.read_bytes()
         file.write_bytes(damaged(whole, random))
@@ -197,7 +199,7 @@ def test_damage_anywhere_in_a_set_with_factors_is_one_clear_error(name, tmp_path
             assert str(error).startswith(f"the files of {name} in ")  # noqa: PT017  depends on the bytes
             refusals += 1
         file.write_bytes(whole)
-    assert refusals >= 15
+    assert refusals >= 8
 
 
 def rewritten(path: Path, member: str, data: bytes) -> None:
@@ -232,7 +234,7 @@ def test_a_matrix_of_smallnorb_that_lies_about_its_sizes_or_unpacks_to_gigabytes
     with pytest.raises(ValueError, match=r"x\.mat has 100 bytes of numbers, not those of shape"):
         norb_matrix(path, 1000)
     packed = tmp_path / "x.mat.gz"
-    packed.write_bytes(gzip.compress(struct.pack("<6i", 0x1E3D4C55, 4, 1, 1, 1, 1) + bytes(64 * MEGABYTE)))
+    packed.write_bytes(gzip.compress(struct.pack("<6i", 0x1E3D4C55, 4, 1, 1, 1, 1) + bytes(8 * MEGABYTE)))
     assert peak(lambda: norb_matrix(packed, 1000)) < MEGABYTE
     with pytest.raises(ValueError, match=r"x\.mat\.gz has more than 1000 bytes"):
         norb_matrix(packed, 1000)
@@ -291,14 +293,15 @@ def broken_content(folder: Path) -> dict[str, bytes]:
     jpeg, png, eps = ((folder / f"x.{kind}").read_bytes() for kind in ("jpg", "png", "eps"))
     for kind in ("jpg", "png", "eps"):
         (folder / f"x.{kind}").unlink()
-    bomb = png[:16] + struct.pack(">2I", 2**31 - 1, 2**31 - 1) + png[24:]
+    header = png[12:16] + struct.pack(">2I", 2**31 - 1, 2**31 - 1) + png[24:29]
+    bomb = png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:]
     return {
         "empty.jpg": b"",
         "text.png": b"no picture",
         "truncated.jpg": jpeg[: len(jpeg) // 2],
         "header.jpg": jpeg[:100],
         "truncated.png": png[: len(png) // 2],
-        "checksum.png": png[:60] + bytes([png[60] ^ 255]) + png[61:],
+        "checksum.png": png[:30] + bytes([png[30] ^ 255]) + png[31:],
         "enormous.png": bomb,
         "postscript.jpg": eps,
     }
@@ -388,7 +391,7 @@ def test_photographs_for_digits_are_refused_or_skipped_too(tmp_path):
 def test_no_program_is_started_for_a_picture_whatever_its_name_says(tmp_path, monkeypatch):
     """PIL gives PostScript to Ghostscript, by its content: a hostile picture could bring a program along."""
     started = []
-    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: started.append(1) or Image.new("RGB", (4, 4)))
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: started.append(1) or Image.new("RGB", (4, 4)).im)
     (tmp_path / "x.jpg").write_bytes(broken_content(tmp_path)["postscript.jpg"])
     Image.open(tmp_path / "x.jpg").load()
     assert started == [1], "it would be"
@@ -414,14 +417,14 @@ def test_damage_anywhere_in_a_picture_is_a_picture_or_one_clear_error(suffix, tm
     extra = {} if suffix == "bmp" else {"exif": exif}
     Image.fromarray(random.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(path, **extra)
     whole = path.read_bytes()
-    for _ in range(150):
+    for _ in range(80):
         path.write_bytes(damaged(whole, random))
         try:
             assert decode(str(path), 8, 8).shape == (3, 8, 8)
         except ValueError as error:
             assert str(error).startswith("cannot read the picture ")  # noqa: PT017  depends on the bytes
             refusals += 1
-    assert refusals > 20
+    assert refusals > 10
 
 
 # ---------------------------------------------------------------- tables
@@ -436,13 +439,14 @@ def test_a_row_of_another_number_of_columns_is_named_by_its_line(extra, width, t
         CSVRegressionDataModule(str(path), "b").setup("fit")
 
 
-def test_a_packed_table_that_unpacks_to_one_endless_line_is_refused_before_it_does(tmp_path):
+def test_a_packed_table_that_unpacks_to_one_endless_line_is_refused_before_it_does(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "LONGEST", 2**20)
     path = tmp_path / "x.csv.gz"
-    path.write_bytes(gzip.compress(b"a,b\n1,2\n" + b"0" * (128 * MEGABYTE)))
-    assert peak(lambda: CSVRegressionDataModule(str(path), "b").setup("fit")) < 100 * MEGABYTE
-    with pytest.raises(ValueError, match=r"line 3 of .*x\.csv\.gz has 16,777,216 characters or more"):
+    path.write_bytes(gzip.compress(b"a,b\n1,2\n" + b"0" * (32 * MEGABYTE)))
+    assert peak(lambda: CSVRegressionDataModule(str(path), "b").setup("fit")) < 16 * MEGABYTE
+    with pytest.raises(ValueError, match=r"line 3 of .*x\.csv\.gz has 1,048,576 characters or more"):
         CSVRegressionDataModule(str(path), "b").setup("fit")
-    path.write_bytes(gzip.compress(b"0" * (32 * MEGABYTE)))
+    path.write_bytes(gzip.compress(b"0" * (2 * MEGABYTE)))
     with pytest.raises(ValueError, match="line 1 of"):
         CSVRegressionDataModule(str(path), "b")
 
