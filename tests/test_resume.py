@@ -121,8 +121,8 @@ VALIDATIONS = {"filename": "{step}", "save_top_k": -1, "save_on_train_epoch_end"
         (EPOCHS, "last-mid-epoch.ckpt", {"max_epochs": -1, "max_steps": 8}),
         (VALIDATIONS, "step=3.ckpt", {}),
         (VALIDATIONS, "step=2.ckpt", {"limit_train_batches": 4, "val_check_interval": 2, "max_epochs": 2}),
-        (EPOCHS, "last-mid-epoch.ckpt", {"limit_train_batches": 4, "accumulate_grad_batches": 2, "max_epochs": 3}),
-        (EPOCHS, "last-mid-epoch.ckpt", {"limit_train_batches": 6, "val_check_interval": 5, "max_epochs": 2}),
+        (EPOCHS, "last-mid-epoch.ckpt", {"limit_train_batches": 4, "accumulate_grad_batches": 2, "every_n_batches": 3}),
+        (EPOCHS, "last-mid-epoch.ckpt", {"limit_train_batches": 6, "val_check_interval": 4, "every_n_batches": 10}),
         (EPOCHS, "last-mid-epoch.ckpt", {"check_val_every_n_epoch": 2, "log_every_n_steps": 2}),
     ],
     ids=[
@@ -139,8 +139,11 @@ VALIDATIONS = {"filename": "{step}", "save_top_k": -1, "save_on_train_epoch_end"
 )
 def test_whatever_a_checkpoint_is_written_after(saved, name, arguments):
     conf = prepared("classifier")
-    every = 3 if "accumulate_grad_batches" in arguments else 5
     checkpoint = MIDDLE.with_name(name)
-    check_that_the_interrupted_run_equals_the_whole_one(
-        conf, checkpoint, saved=saved, every_n_batches=every, **arguments
-    )
+    check_that_the_interrupted_run_equals_the_whole_one(conf, checkpoint, saved=saved, **arguments)
+
+
+def test_jem_goes_on_with_the_good_states_that_a_recovery_returns_to():
+    conf = prepared("jem")
+    conf["model"]["init_args"]["snapshot_every_n_steps"] = 4  # one before the checkpoint is still there at the end
+    check_that_the_interrupted_run_equals_the_whole_one(conf)
