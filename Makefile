@@ -1,4 +1,4 @@
-# make test, make demo: on a machine that has only Python (3.11 or newer, with venv) and make.
+# make test, make test-long, make demo: on a machine that has only Python (3.11 or newer, with venv) and make.
 PYTHON ?= python3
 # One thread for each process, here and nowhere else: a training step of a small convolutional network takes 5 ms with
 # one thread and 90 to 170 ms with two while another process uses the second core. Set OMP_NUM_THREADS to change it.
@@ -6,10 +6,14 @@ export OMP_NUM_THREADS ?= 1
 # pytest's workers; each of the two-process tests in them starts a second process for a moment.
 WORKERS ?= 2
 
-.PHONY: test demo check clean
+.PHONY: test test-long demo check clean
 
 test: check
-	.venv/bin/python -m pytest -n $(WORKERS) -q
+	.venv/bin/python -m pytest -n $(WORKERS) -q -m "not long"
+
+# What `make test` has no time for, and Hypothesis' tests once more with many examples.
+test-long: check
+	HYPOTHESIS_PROFILE=long .venv/bin/python -m pytest -n $(WORKERS) -q -m "long or hypothesis"
 
 check: .venv/installed
 	@.venv/bin/python -c "import torch, torchvision; print('torch', torch.__version__, 'torchvision', torchvision.__version__)"

@@ -5,6 +5,7 @@
     python train.py fit --model JEM --data MNIST           ... on other data
     python train.py fit --config zoo/classifier/paper_cifar10.yaml --data.data_dir DIR
     python train.py test --model JEM --ckpt_path FILE      judge a checkpoint
+    python train.py fit --model JEM --ckpt_path last       start, or go on where the newest run was interrupted
 
 ``--model X`` without ``--config`` starts from X's ``recipe_X.yaml``, or else its folder's ``recipe.yaml``. ``--data Y``
 (``YDataModule``) replaces the recipe's data module and keeps the arguments that both have. ``--print_config``,
@@ -21,17 +22,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch import loggers as lightning_loggers
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
 try:
     import zoo
+    from callbacks import CleanStop, EndTogether, KeptLogs
     from callbacks import __all__ as callback_names
+    from callbacks.clean_stop import requeued_from
+    from callbacks.logger_errors import survive_logger_errors
+    from callbacks.whole_checkpoints import WholeCheckpoints
     from datamodules import __all__ as data_names
-    from zoo import cli
+    from zoo import cli, last
 except ImportError as error:
     hiding = sys.modules.get(error.name or "")
     if hiding is None or error.name not in ("zoo", "callbacks", "datamodules"):
@@ -76,9 +82,16 @@ class ZooCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Take the module's arguments from the checkpoint; Lightning's own builds its class whatever `--model` says."""
         subcommand, self.trained = self.config.get("subcommand"), {}
+        if subcommand:
+            cli.insist_on_weights_only(self.config[subcommand])
+        if subcommand == "fit" and self.config.fit.get("ckpt_path") in (None, "last"):
+            last.go_on(self.config.fit, requeued_from(self.config.fit.trainer.default_root_dir))
+        if subcommand and self.config[subcommand].get("ckpt_path") == "last":
+            last.resolve(self.config[subcommand], subcommand == "fit")
         if subcommand and (path := self.config[subcommand].get("ckpt_path")):
             model = self.config[subcommand].model.class_path
-            self.trained = cli.trained_arguments(path, model, self.flags)
+            given = self.config[subcommand].model.get("init_args", {})
+            self.trained = cli.trained_arguments(path, model, self.flags, given)
             found = {"model": {"class_path": model, "init_args": self.trained}}
             self.config = self.parser.parse_object({subcommand: found}, self.config)
         elif subcommand and subcommand != "fit":
@@ -92,6 +105,14 @@ class ZooCLI(LightningCLI):
             super().instantiate_classes()
         finally:
             LightningDataModule.__str__ = described  # type: ignore[method-assign]  # as it was
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build it, with checkpoints that are whole and loggers that may fail."""
+        trainer = super().instantiate_trainer(**kwargs)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one that the user chose
+            trainer.strategy.checkpoint_io = WholeCheckpoints()
+        survive_logger_errors(trainer)
+        return trainer
 
     def after_instantiate_classes(self) -> None:
         """Refuse data of another kind than the checkpoint's."""
@@ -107,9 +128,8 @@ def starting_points(flags: dict[str, str]) -> list[str]:
         recipe = Path(inspect.getfile(getattr(zoo, paper))).with_name("recipe.yaml")
         own = recipe.with_name(f"recipe_{paper}.yaml")  # of a module that learns from other data than its folder's
         found.append(f"--config={own if own.exists() else recipe}")
-    config = cli.read_checkpoint(flags.get("--ckpt_path")).get(cli.CONFIG_KEY)
-    if config and "--data" not in flags:
-        found.append(f"--config={json.dumps({'data': config['data']})}")
+    if "--data" not in flags and (data := cli.trained_data(flags.get("--ckpt_path"), flags.get("--model", ""))):
+        found.append(f"--config={json.dumps({'data': data})}")
     return found
 
 
@@ -124,6 +144,7 @@ def main(args: ArgsType = None, run: bool = True) -> ZooCLI:
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             seed_everything_default=0,
+            trainer_defaults={"callbacks": [CleanStop(), EndTogether(), KeptLogs()]},
             save_config_callback=cli.SaveConfig,
             save_config_kwargs={"save_to_log_dir": False},
             parser_class=cli.Parser,
@@ -131,6 +152,9 @@ def main(args: ArgsType = None, run: bool = True) -> ZooCLI:
             args=args,
             run=run,
         )
+    except KeyboardInterrupt:  # before a trainer was there to end by itself
+        sys.stderr.write("interrupted before anything was trained\n")
+        raise SystemExit(130) from None
     except Exception as error:
         if (found := cli.explain(error, KNOWN)) is None:
             raise

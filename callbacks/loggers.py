@@ -23,6 +23,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from .logger_errors import surviving
+
 Cell = str | float | int | None
 
 
@@ -94,12 +96,13 @@ def log_images(trainer: Trainer, name: str, images: Tensor | np.ndarray) -> None
     """
     pictures = to_uint8(images)
     for logger in trainer.loggers:
-        if hasattr(logger, "log_image"):
-            logger.log_image(name, list(pictures), step=trainer.global_step)
-        elif hasattr(experiment := _experiment(logger), "add_images"):
-            experiment.add_images(name, pictures, trainer.global_step, dataformats="NHWC")
-        else:
-            _file(trainer, logger, "images", name, ".png").write_bytes(png(tile(pictures)))
+        with surviving(logger):
+            if hasattr(logger, "log_image"):
+                logger.log_image(name, list(pictures), step=trainer.global_step)
+            elif hasattr(experiment := _experiment(logger), "add_images"):
+                experiment.add_images(name, pictures, trainer.global_step, dataformats="NHWC")
+            else:
+                _file(trainer, logger, "images", name, ".png").write_bytes(png(tile(pictures)))
 
 
 def figure_png(figure: Figure) -> bytes:
@@ -141,14 +144,15 @@ def log_table(trainer: Trainer, name: str, columns: Sequence[str], rows: Sequenc
             raise ValueError(f"table {name!r}: expected {len(columns)} cells a row, got {len(row)}: {row!r}")
     cells = [[cell.item() if isinstance(cell, np.generic | Tensor) else cell for cell in row] for row in rows]
     for logger in trainer.loggers:
-        if hasattr(logger, "log_table"):
-            logger.log_table(name, columns=list(columns), data=cells, step=trainer.global_step)
-        elif hasattr(experiment := _experiment(logger), "add_text"):
-            experiment.add_text(name, _markdown(columns, cells), trainer.global_step)
-        else:
-            path = _file(trainer, logger, "tables", name, ".csv")
-            with path.open("w", newline="", encoding="utf-8") as stream:
-                csv.writer(stream).writerows([list(columns), *cells])
+        with surviving(logger):
+            if hasattr(logger, "log_table"):
+                logger.log_table(name, columns=list(columns), data=cells, step=trainer.global_step)
+            elif hasattr(experiment := _experiment(logger), "add_text"):
+                experiment.add_text(name, _markdown(columns, cells), trainer.global_step)
+            else:
+                path = _file(trainer, logger, "tables", name, ".csv")
+                with path.open("w", newline="", encoding="utf-8") as stream:
+                    csv.writer(stream).writerows([list(columns), *cells])
 
 
 @rank_zero_only
@@ -162,10 +166,11 @@ def define_summaries(trainer: Trainer) -> None:
         if isinstance(callback, ModelCheckpoint | EarlyStopping) and callback.monitor:
             goals[callback.monitor] = callback.mode
     for logger in trainer.loggers:
-        if callable(define := getattr(_experiment(logger), "define_metric", None)):
-            for metric, goal in goals.items():
-                # a metric with a definition of its own leaves the logger's general one: name the axis again
-                define(metric, step_metric="trainer/global_step", summary=f"{goal},last")
+        with surviving(logger):
+            if callable(define := getattr(_experiment(logger), "define_metric", None)):
+                for metric, goal in goals.items():
+                    # a metric with a definition of its own leaves the logger's general one: name the axis again
+                    define(metric, step_metric="trainer/global_step", summary=f"{goal},last")
 
 
 def run_folder(trainer: Trainer) -> Path:

@@ -4,8 +4,6 @@ Each expects its files in ``data_dir`` or in its own folder below; there is no d
 they are stored, bits or bytes, and become floats on the device.
 """
 
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -16,10 +14,8 @@ from torch import Tensor
 from . import sprites
 from .augment import normalise
 from .factor_draws import FactorBatch
-from .factor_formats import CHUNK, check_array, grid, h5py, mesh, norb_matrix, npz_chunks, shrunk
+from .factor_formats import CHUNK, check_array, check_own, grid, h5py, mesh, norb_matrix, npz_chunks, shrunk
 from .factors import FactorDataModule
-
-DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error)
 
 
 class FactorFilesDataModule(FactorDataModule):
@@ -100,7 +96,9 @@ class FactorFilesDataModule(FactorDataModule):
             paths = self.paths()
             try:
                 self._images = self.read(paths)
-            except DAMAGE as error:
+            except ImportError:  # of h5py, whose message says how to get it
+                raise
+            except Exception as error:  # NumPy, zipfile, h5py and scipy raise anything for a damaged file
                 raise ValueError(
                     f"the files of {self.name} in {str(paths[0].parent)!r} cannot be read "
                     f"({type(error).__name__}: {error}); they are damaged, incomplete or of another set. "
@@ -212,8 +210,11 @@ class Shapes3DDataModule(FactorFilesDataModule):
     def read(self, paths: list[Path]) -> Tensor:
         """Reads the images, and checks by the labels that they come in the order of their factors."""
         with h5py().File(paths[0], "r") as file:
-            images, labels = file["images"], file["labels"][:]
-            check_array("images", images.shape, images.dtype, (self.num_images, 64, 64, 3), "u1")
+            images, stored = file["images"], file["labels"]
+            for name, array, shape, kind in (("images", images, (64, 64, 3), "u1"), ("labels", stored, (6,), "f8")):
+                check_own(name, array, paths[0])
+                check_array(name, array.shape, array.dtype, (self.num_images, *shape), kind)
+            labels = stored[:]
             ranks = [np.unique(column, return_inverse=True)[1] for column in labels.T]
             if not np.array_equal(np.stack(ranks, 1), grid(self.factor_sizes)):
                 raise ValueError("labels are not all combinations of the factors in order")
@@ -297,7 +298,8 @@ class SmallNORBDataModule(FactorFilesDataModule):
         """Sorts the images of both parts by category, elevation, azimuth, lighting and instance."""
         images, rows = [], []
         for dat, cat, info in zip(paths[0::3], paths[1::3], paths[2::3], strict=True):
-            pairs, category, what = (norb_matrix(path) for path in (dat, cat, info))
+            most = 24 + self.num_images * self.instances * 2 * 96 * 96  # bytes of the largest file, and more
+            pairs, category, what = (norb_matrix(path, most) for path in (dat, cat, info))
             instance, elevation, azimuth, lighting = what.T
             images.append(np.stack([shrunk(pair[0]) for pair in pairs]))
             rows.append(np.stack([category, elevation, azimuth // 2, lighting, instance], 1))

@@ -35,6 +35,17 @@ def check_array(name: str, shape: Sequence[int], dtype: np.dtype, expected: Sequ
         raise ValueError(f"{name} must be {np.dtype(kind)} of shape {tuple(expected)}, got {dtype} of {tuple(shape)}")
 
 
+def check_own(name: str, array: object, path: Path) -> None:
+    """Refuses an array of an ``.h5`` file whose numbers lie in another file, anywhere on the machine.
+
+    Raises:
+        ValueError: It is linked, stored outside or virtual.
+    """
+    home = getattr(getattr(array, "file", None), "filename", str(path))
+    if home != str(path) or getattr(array, "is_virtual", False) or getattr(array, "external", None):
+        raise ValueError(f"{name} must lie in {path.name} itself, not in another file")
+
+
 def npz_chunks(path: Path, name: str, shape: Sequence[int], kind: str) -> Iterator[np.ndarray]:
     """Reads an array of an ``.npz`` file piece by piece: that of dSprites has 3 GB in a file of 26 MB.
 
@@ -71,14 +82,21 @@ def npz_chunks(path: Path, name: str, shape: Sequence[int], kind: str) -> Iterat
             yield np.frombuffer(data, dtype).reshape(-1, *shape[1:])
 
 
-def norb_matrix(path: Path) -> np.ndarray:
+def norb_matrix(path: Path, most: int) -> np.ndarray:
     """Reads a file of SmallNORB, packed (``.gz``) or not: a type, the number of axes, at least 3 sizes, the numbers.
 
+    Args:
+        path: The file.
+        most: Bytes that it may have, unpacked.
+
     Raises:
-        ValueError: The type is unknown, or the file has not as many numbers as it says.
+        ValueError: The type is unknown, or the file has not as many numbers as it says, or too many.
         OSError, EOFError, zlib.error: A packed file is damaged.
     """
-    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"{path.name} has more than {most} bytes")
     if len(data) < 20:
         raise ValueError(f"{path.name} has {len(data)} bytes")
     magic, axes = (int(number) for number in np.frombuffer(data, "<i4", 2))

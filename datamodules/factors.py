@@ -20,6 +20,7 @@ from . import sprites
 from .factor_draws import FactorBatch, FactorDraws, FactorGrid, FixedFactors, draw_factors
 from .image_set import as_is
 from .pictures import upright
+from .resumable import ResumableLoader
 
 Variant = Literal["plain", "color", "noisy", "scream"]
 VAL_SEED, TEST_SEED = 1, 2
@@ -146,7 +147,7 @@ class FactorDataModule(LightningDataModule):
             )
         grid = FactorGrid(self.factor_sizes, self.share)
         draws = FactorDraws(grid, self.images_per_epoch, self.share)
-        return DataLoader(grid, self.batch_size, sampler=draws, drop_last=True, collate_fn=as_is)
+        return ResumableLoader(grid, self.batch_size, sampler=draws, drop_last=True, collate_fn=as_is)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         """Fixed draws; an empty list for ``val_images=0``, which makes Lightning skip validation."""

@@ -6,7 +6,7 @@ import torch
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
 from .images import ImageDataModule
-from .pictures import decode_all
+from .pictures import Unreadable, check_unreadable, decode_all
 from .sources import Split
 
 
@@ -37,6 +37,7 @@ class ImageFolderDataModule(ImageDataModule):
         classes_per_batch: int | None = None,
         class_limited_epochs: int | None = None,
         download: bool = False,
+        unreadable: Unreadable = "refuse",
     ) -> None:
         """Looks at the names of the folders; reads no picture.
 
@@ -57,11 +58,14 @@ class ImageFolderDataModule(ImageDataModule):
             class_limited_epochs: Epochs with ``classes_per_batch``, after which batches are plainly shuffled; None for
                 all.
             download: Whether missing files of other sets in ``ood`` are downloaded when a run begins.
+            unreadable: ``refuse`` a split that has damaged pictures, all of which are named, or ``skip`` them with a
+                warning. Those of ``ood`` are refused in any case.
 
         Raises:
             FileNotFoundError: A folder is missing.
             ValueError: There are fewer than two classes, or an argument is out of its range.
         """
+        check_unreadable(unreadable)
         if image_size < 1:
             raise ValueError(f"image_size must be at least 1, got {image_size}")
         for split in ("train", "test"):
@@ -76,7 +80,7 @@ class ImageFolderDataModule(ImageDataModule):
             raise ValueError(
                 f"a classifier needs two classes, {str(Path(data_dir, 'train'))!r} has folders for {self.classes}"
             )
-        self.name = Path(data_dir).resolve().name
+        self.name, self.unreadable = Path(data_dir).resolve().name, unreadable
         self.num_classes = len(self.classes)
         self.image_shape = (3, image_size, image_size)
         self.padding = image_size // 8
@@ -100,8 +104,8 @@ class ImageFolderDataModule(ImageDataModule):
 
         Raises:
             FileNotFoundError: A class has no picture to train on.
-            ValueError: The test split has a class that the training split lacks, a picture cannot be read, or the
-                pictures do not fit into ``memory_limit``.
+            ValueError: The test split has a class that the training split lacks, pictures cannot be read and are not to
+                be skipped, a class has no other ones to train on, or they do not fit into ``memory_limit``.
         """
         folder = Path(self.data_dir, "train" if train else "test")
         unknown = set(find_classes(folder)[0]) - set(self.classes)
@@ -111,4 +115,10 @@ class ImageFolderDataModule(ImageDataModule):
         samples = make_dataset(folder, numbers, extensions=IMG_EXTENSIONS, allow_empty=not train)
         labels = torch.tensor([number for _, number in samples], dtype=torch.int64)
         paths = [path for path, _ in samples]
-        return decode_all(folder, paths, *self.image_shape[1:], self.num_workers, self.memory_limit), labels
+        size = self.image_shape[1:]
+        images, kept = decode_all(folder, paths, *size, self.num_workers, self.memory_limit, self.unreadable)
+        lost = set(labels.tolist()) - set(labels[kept].tolist())
+        if train and lost:
+            names = ", ".join(self.classes[number] for number in sorted(lost))
+            raise ValueError(f"no picture can be read of these classes of {str(folder)!r}: {names}")
+        return images, labels[kept]

@@ -14,6 +14,7 @@ from .augment import cutout, normalise, random_crop, random_flip
 from .class_limited import ClassLimitedBatchSampler
 from .image_set import ImageSet, UnlabelledSet, as_is, stratified_split
 from .pictures import decode_all
+from .resumable import ResumableLoader
 from .sources import SOURCES, Source, Split
 
 
@@ -262,7 +263,7 @@ class ImageDataModule(LightningDataModule):
         order: dict[str, Any] = {"batch_size": batch_size, "shuffle": shuffle, "sampler": sampler, "drop_last": train}
         if labels is not None and self.classes_per_batch is not None:
             order = {"batch_sampler": self._class_limited(labels, self.classes_per_batch)}
-        return DataLoader(
+        return (ResumableLoader if train else DataLoader)(
             images,
             **order,
             num_workers=self.num_workers,
@@ -381,5 +382,5 @@ class ImageDataModule(LightningDataModule):
         numbers = find_classes(folder)[1]
         samples = make_dataset(folder, numbers, extensions=IMG_EXTENSIONS, allow_empty=True)
         paths = [path for path, _ in samples]
-        pictures = decode_all(folder, paths, *self.image_shape[1:], self.num_workers, self.memory_limit)
+        pictures, _ = decode_all(folder, paths, *self.image_shape[1:], self.num_workers, self.memory_limit)
         return ood_sets.fit(pictures, self.image_shape) if paths else pictures

@@ -21,7 +21,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from .augment import windows
 from .images import ImageDataModule
-from .pictures import upright
+from .pictures import Unreadable, broken_pictures, check_readable, check_unreadable, upright
 from .sources import DIGITS_SOURCE, MNIST_SOURCE, Source, Split
 
 CHUNK = 4096  # images blended at a time, which bounds the memory beside the result
@@ -111,7 +111,13 @@ class BlendedDigitsDataModule(ImageDataModule):
     reduction: ClassVar[float] = 1.0
     default_binarise: ClassVar[bool] = True
 
-    def __init__(self, photographs: str | None = None, binarise: bool | None = None, **arguments: Any) -> None:
+    def __init__(
+        self,
+        photographs: str | None = None,
+        binarise: bool | None = None,
+        unreadable: Unreadable = "refuse",
+        **arguments: Any,
+    ) -> None:
         """Checks the arguments; reads nothing.
 
         Args:
@@ -119,12 +125,16 @@ class BlendedDigitsDataModule(ImageDataModule):
                 two photographs of scikit-learn.
             binarise: Whether all pixels of a digit that are not 0 count as 255 before the blending, which makes hard
                 edges; None for the set's own default.
+            unreadable: ``refuse`` a folder that has damaged photographs, all of which are named, or ``skip`` them with
+                a warning; the patches then come from the others.
             **arguments: Those of ``ImageDataModule``.
 
         Raises:
             ValueError: An argument is out of its range.
         """
+        check_unreadable(unreadable)
         super().__init__(**arguments)
+        self.unreadable = unreadable
         self.photographs = None if photographs is None else str(photographs)
         self.binarise = self.default_binarise if binarise is None else binarise
 
@@ -143,14 +153,26 @@ class BlendedDigitsDataModule(ImageDataModule):
 
         Raises:
             FileNotFoundError: Photographs or the files of the digits are missing.
-            ValueError: A photograph cannot be read or is smaller than a digit.
+            ValueError: Photographs cannot be read and are not to be skipped, or one is smaller than a digit.
         """
         images, labels = self.digits.read(self.data_dir, train)
         if self.binarise:
             images = (images > 0).byte() * 255
         files = [] if self.photographs is None else photograph_files(self.photographs)
-        photographs = read_photographs(files, self.reduction, *images.shape[2:])
-        return blend(images, photographs, len(files) or 2, seed=0 if train else 1), labels
+        if files and self.unreadable == "skip":
+            files = self._readable(files)
+        try:
+            photographs = read_photographs(files, self.reduction, *images.shape[2:])
+            return blend(images, photographs, len(files) or 2, seed=0 if train else 1), labels
+        except ValueError:
+            self._readable(files)  # all that cannot be read, not only the first
+            raise
+
+    def _readable(self, files: list[Path]) -> list[Path]:
+        """The photographs that can be read; raises or warns if there are others."""
+        broken = broken_pictures(files)
+        check_readable(Path(self.photographs or ""), len(files), broken, self.unreadable)
+        return [path for path in files if str(path) not in broken]
 
 
 class MNISTMDataModule(BlendedDigitsDataModule):

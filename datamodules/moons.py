@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Sampler, SequentialSampler
 
 from .image_set import ImageSet, UnlabelledSet, as_is
+from .resumable import ResumableLoader
 from .semi_supervised import RestartingSampler, sampler_shares
 
 SOURCE_STATE, TARGET_STATE, SOURCE_VAL_STATE, TARGET_VAL_STATE = 1, 2, 3, 4  # the first two are the authors'
@@ -104,8 +105,8 @@ class MoonsDataModule(LightningDataModule):
             if not self.shuffle:  # Lightning would
                 order = DistributedSampler(source, shares["num_replicas"], shares["rank"], shuffle=False)
         return {
-            "source": DataLoader(source, self.batch_size, sampler=order, collate_fn=as_is),
-            "target": DataLoader(target, self.batch_size, sampler=drawn, collate_fn=as_is),
+            "source": ResumableLoader(source, self.batch_size, sampler=order, collate_fn=as_is),
+            "target": ResumableLoader(target, self.batch_size, sampler=drawn, collate_fn=as_is),
         }
 
     def val_dataloader(self) -> list[DataLoader]:

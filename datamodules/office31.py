@@ -7,7 +7,7 @@ import torch
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
 from .images import ImageDataModule
-from .pictures import decode_all
+from .pictures import Unreadable, check_unreadable, decode_all
 from .sources import Split
 
 Domain = Literal["amazon", "webcam", "dslr"]
@@ -27,13 +27,22 @@ class Office31DataModule(ImageDataModule):
     padding_mode = "reflect"
     flip = True
 
-    def __init__(self, domain: Domain, data_dir: str = "data", image_size: int = 224, **arguments: Any) -> None:
+    def __init__(
+        self,
+        domain: Domain,
+        data_dir: str = "data",
+        image_size: int = 224,
+        unreadable: Unreadable = "refuse",
+        **arguments: Any,
+    ) -> None:
         """Checks the arguments; looks at no file.
 
         Args:
             domain: ``amazon``, ``webcam`` or ``dslr``.
             data_dir: Folder that holds the folders of the domains; other sets for ``ood`` are looked for here too.
             image_size: Height and width to which pictures are brought.
+            unreadable: ``refuse`` a domain that has damaged pictures, all of which are named, or ``skip`` them with a
+                warning.
             **arguments: Those of ``ImageDataModule``.
 
         Raises:
@@ -43,7 +52,8 @@ class Office31DataModule(ImageDataModule):
             raise ValueError(f"domain must be {', '.join(get_args(Domain))}, got {domain!r}")
         if image_size < 1:
             raise ValueError(f"image_size must be at least 1, got {image_size}")
-        self.name = domain
+        check_unreadable(unreadable)
+        self.name, self.unreadable = domain, unreadable
         self.image_shape = (3, image_size, image_size)
         self.padding = image_size // 8
         super().__init__(data_dir=data_dir, **arguments)
@@ -64,15 +74,17 @@ class Office31DataModule(ImageDataModule):
 
         Raises:
             FileNotFoundError: The folder of the domain is missing, or a class has no picture.
-            ValueError: There are not 31 classes, a picture cannot be read, or they do not fit into ``memory_limit``.
+            ValueError: There are not 31 classes, pictures cannot be read and are not to be skipped, or they do not fit
+                into ``memory_limit``.
         """
         if self._pictures_and_labels is None:
             folder, classes = self._folder(), self._classes()
             numbers = {name: number for number, name in enumerate(classes)}
             paths, labels = zip(*make_dataset(folder, numbers, extensions=IMG_EXTENSIONS), strict=True)
             size = self.image_shape[1:]
-            images = decode_all(folder, list(paths), *size, self.num_workers, self.memory_limit)
-            self._pictures_and_labels = images, torch.tensor(labels, dtype=torch.int64)
+            limits = self.num_workers, self.memory_limit
+            images, kept = decode_all(folder, list(paths), *size, *limits, self.unreadable)
+            self._pictures_and_labels = images, torch.tensor(labels, dtype=torch.int64)[kept]
         return self._pictures_and_labels
 
     def _folder(self) -> Path:

@@ -21,7 +21,8 @@ class RestartingSampler(DistributedSampler[int]):
     loaders over as many images would read them in the same order, and one that begins anew within an epoch would
     repeat itself. It leaves a DistributedSampler that is there already alone, apart from ``set_epoch``. The order
     follows from the seed of ``seed_everything``, the epoch and the number of the pass within it: all processes agree
-    on it without exchange, and a run resumed at the end of an epoch goes on with the orders it would have had.
+    on it without exchange, and a
+    resumed run goes on with the orders it would have had.
 
     Args:
         images: The set to read.
@@ -39,6 +40,14 @@ class RestartingSampler(DistributedSampler[int]):
         if epoch != self.epoch:
             self.passes = 0
         super().set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, int]:
+        """The number of the next pass within the epoch."""
+        return {"passes": self.passes}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on with that pass."""
+        self.passes = state_dict["passes"]
 
     def __iter__(self) -> Iterator[int]:
         """The indices of this process in the next pass; the parts are disjoint and of one size."""

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
@@ -18,6 +19,7 @@ from sklearn.utils import check_random_state
 
 Floats = NDArray[np.float64]
 BLOCK = 4096  # rows that are parsed together
+LONGEST = 2**24  # characters of a line: a packed file of kilobytes may unpack to a line of gigabytes
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def read_header(path: Path) -> tuple[list[str], str]:
         ValueError: The file is empty or no text, its first line holds numbers only, or a name comes twice.
     """
     with _readable(path) as file:
-        line = next((line for line in file if line.strip()), "")
+        line = next((line for line in _lines(file, path) if line.strip()), "")
         delimiter = max(",;\t", key=line.count)
         names = [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [])]
     if not names:
@@ -134,7 +136,7 @@ def read_rows(
     groups: list[str] = []
     width, first = 0, 1
     with _readable(path) as file:
-        rows = _rows(file, delimiter)
+        rows = _rows(_lines(file, path), delimiter)
         if header:
             first, names = next(rows)
             width = len(names)
@@ -270,12 +272,20 @@ def _readable(path: Path) -> Iterator[TextIO]:
             raise ValueError(f"{path} cannot be read: {error}") from error
 
 
-def _rows(file: TextIO, delimiter: str | None) -> Iterator[tuple[int, list[str]]]:
+def _lines(file: TextIO, path: Path) -> Iterator[str]:
+    """The lines of a text, none of which may be endless."""
+    for number, line in enumerate(iter(partial(file.readline, LONGEST), ""), 1):
+        if len(line) == LONGEST:
+            raise ValueError(f"line {number} of {path} has {LONGEST:,} characters or more; expected a table")
+        yield line
+
+
+def _rows(lines: Iterator[str], delimiter: str | None) -> Iterator[tuple[int, list[str]]]:
     """Number of the line and fields of each row that has any."""
     if delimiter is None:
-        yield from ((number, row) for number, line in enumerate(file, 1) if (row := line.split()))
+        yield from ((number, row) for number, line in enumerate(lines, 1) if (row := line.split()))
     else:
-        reader = csv.reader(file, delimiter=delimiter)
+        reader = csv.reader(lines, delimiter=delimiter)
         yield from ((reader.line_num, row) for row in reader if len(row) > 1 or "".join(row).strip())
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .image_set import as_is, as_tensor
+from .resumable import ResumableLoader
 from .tables import Floats, Table, check_numbers, choose_features, equal_rows, read_header, split_rows
 from .tabular_sources import TABLES, read_csv
 
@@ -194,7 +195,8 @@ class TabularDataModule(LightningDataModule):
             shuffle: Whether the order is drawn anew in each epoch.
         """
         pinned = torch.cuda.is_available()
-        return DataLoader(rows, batch_size=batch_size, shuffle=shuffle, collate_fn=as_is, pin_memory=pinned)
+        kind = ResumableLoader if shuffle else DataLoader
+        return kind(rows, batch_size=batch_size, shuffle=shuffle, collate_fn=as_is, pin_memory=pinned)
 
 
 class UCIRegressionDataModule(TabularDataModule):

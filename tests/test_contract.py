@@ -5,7 +5,12 @@ Besides ``model`` and ``data``, in the command line's form, a file has ``contrac
 * ``noise`` (required): whether a training step draws random numbers of its own, which two processes must not share;
 * ``batch_independent`` (true): whether the forward of an input in evaluation mode ignores the rest of its batch;
 * ``strategy`` (ddp_fork): Lightning's name of the strategy for two processes;
-* ``teacher`` (none): a module that is trained first and saved where ``model`` has its ``teacher``.
+* ``teacher`` (none): a module that is trained first and saved where ``model`` has its ``teacher``;
+* ``joint_batch`` (required): ``equal`` if a step of two processes with batches of n is that of one with 2 n, otherwise
+  why it is not; the module's docstring says either;
+* ``of_batches`` (none): validation figures that are means over batches, not over samples, so that they change with the
+  number of processes;
+* ``half_precision`` (0.05): how far a short run in bf16-mixed or 16-mixed may end from float32, as a share of the loss.
 
 Data that offer ``num_classes`` are images in [-1, 1] with classes, those that offer ``num_features`` rows of a table;
 those with neither are images in [-1, 1] whose labels no module may look at.
@@ -13,15 +18,21 @@ those with neither are images in [-1, 1] whose labels no module may look at.
 
 import copy
 import json
+import statistics
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from teachers import save_teacher
+from torch.amp import GradScaler
+from torch.utils.data import DataLoader, Dataset, Subset
 
 import train
 from callbacks import (
@@ -159,12 +170,63 @@ def test_validate_and_test_work_in_inference_mode_with_every_evaluation_that_app
         assert trainer.callback_metrics["latents/active"] >= 0
 
 
-def test_bfloat16_mixed_precision_stays_finite(conf):
+class Losses(Callback):
+    """What each training step returned."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, *_: Any) -> None:
+        self.values.append(float(outputs["loss"] if isinstance(outputs, dict) else outputs))
+
+
+def losses_of_a_run(conf: dict[str, Any], steps: int, **arguments: Any) -> tuple[list[float], Any]:
+    """After seeding, so that two runs differ in the arguments only."""
+    seed_everything(0, verbose=False)
     model, data = build(conf)
-    trainer = fit(model, data, [], precision="bf16-mixed", limit_train_batches=2)
-    assert torch.isfinite(trainer.callback_metrics["train/loss"])
-    assert all(value.isfinite().all() for value in model.parameters())
-    assert all(value.dtype == torch.float32 for value in model.parameters())
+    losses = Losses()
+    fit(model, data, [losses], max_epochs=steps, max_steps=steps, **arguments)
+    return losses.values, model
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", pytest.param("16-mixed", marks=pytest.mark.long)])
+def test_twenty_steps_in_half_precision_end_near_those_in_float32(conf, precision):
+    # For "16-mixed" on a CPU Lightning quietly takes bfloat16.
+    half = MixedPrecision("16-mixed", "cpu", GradScaler("cpu"))
+    arguments = {"plugins": [half]} if precision == "16-mixed" else {"precision": precision}
+    expected, _ = losses_of_a_run(conf, 20)
+    found, model = losses_of_a_run(conf, 20, **arguments)
+    assert all(value.isfinite().all() and value.dtype == torch.float32 for value in model.parameters())
+    expected, found = statistics.fmean(expected[-4:]), statistics.fmean(found[-4:])
+    assert abs(found - expected) <= conf["contract"].get("half_precision", 0.05) * max(abs(expected), 1)
+    assert found != expected, "it ran in float32"
+
+
+@pytest.fixture
+def _deterministic_for_a_moment():
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("_deterministic_for_a_moment")
+def test_deterministic_algorithms_are_all_that_is_needed_for_equal_runs(conf):
+    runs = [losses_of_a_run(conf, 3, deterministic=True) for _ in range(2)]
+    assert runs[0][0] == runs[1][0]
+    assert differences(runs[0][1].state_dict(), runs[1][1].state_dict()) == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_a_compiled_module_learns_as_the_plain_one_does(conf, backend):
+    expected, _ = losses_of_a_run(conf, 4)
+    seed_everything(0, verbose=False)
+    model, data = build(conf)
+    losses, counters = Losses(), torch._dynamo.utils.counters
+    torch._dynamo.reset()
+    counters.clear()
+    fit(torch.compile(model, backend=backend), data, [losses], max_epochs=4, max_steps=4)
+    assert counters["frames"]["ok"] > 0, "nothing was compiled"
+    assert losses.values == pytest.approx(expected, rel=1e-3, abs=1e-3)
 
 
 @pytest.mark.parametrize("origin", ["command line", "Python"])
@@ -229,9 +291,10 @@ class Compare(Callback):
         self.losses.append(torch.as_tensor(loss).detach().double())
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        weights = torch.cat([value.detach().flatten().double() for value in pl_module.parameters()])
+        optimizers = [value for each in trainer.optimizers for state in each.state.values() for value in state.values()]
+        state = [*pl_module.state_dict().values(), *(value for value in optimizers if isinstance(value, torch.Tensor))]
         gathered = {
-            "weights": trainer.strategy.all_gather(weights),
+            "state": trainer.strategy.all_gather(torch.cat([value.detach().flatten().double() for value in state])),
             "losses": trainer.strategy.all_gather(torch.stack(self.losses)),
         }
         if trainer.is_global_zero:
@@ -239,7 +302,7 @@ class Compare(Callback):
 
 
 @pytest.mark.parametrize("batches", ["different", "same"])
-def test_two_processes_agree_on_the_weights_and_draw_noise_of_their_own(conf, batches, tmp_path):
+def test_two_processes_agree_on_weights_buffers_and_optimiser_and_draw_noise_of_their_own(conf, batches, tmp_path):
     model, data = build(conf)
     fit(
         model,
@@ -250,12 +313,83 @@ def test_two_processes_agree_on_the_weights_and_draw_noise_of_their_own(conf, ba
         use_distributed_sampler=batches == "different",
     )
     gathered = torch.load(tmp_path / "gathered.pt")
-    assert torch.equal(*gathered["weights"])
+    assert torch.equal(*gathered["state"])
     first, second = gathered["losses"]
     if batches == "same" and not conf["contract"]["noise"]:
         assert torch.equal(first, second)  # so that the line below proves something of the others
     else:
         assert (first != second).all()
+
+
+class Parts(Dataset):
+    """Steps of two batches; each process takes its own, a single one both of them joined."""
+
+    def __init__(self, batches: list[Any]) -> None:
+        self.steps = list(zip(batches[::2], batches[1::2], strict=True))
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, index: int) -> Any:
+        if torch.distributed.is_initialized():
+            return self.steps[index][torch.distributed.get_rank()]
+        return joined(*self.steps[index])
+
+
+def joined(one: Any, other: Any) -> Any:
+    if isinstance(one, dict):
+        return {key: joined(one[key], other[key]) for key in one}
+    if isinstance(one, list | tuple):
+        return tuple(joined(*pair) for pair in zip(one, other, strict=True))
+    return torch.cat([one, other])
+
+
+def test_two_processes_step_like_one_with_both_batches_where_the_docstring_says_so(conf):
+    def trained(devices: int) -> torch.Tensor:
+        seed_everything(0, verbose=False)
+        model, data = build(conf)
+        loaders = data.train_dataloader()
+        batches = [batch for batch, _, _ in islice(CombinedLoader(loaders, "max_size_cycle"), 6)]
+        steps = DataLoader(Parts([data.on_after_batch_transfer(batch, 0) for batch in batches]), batch_size=None)
+        data.train_dataloader, data.on_after_batch_transfer = lambda: steps, lambda batch, dataloader_idx: batch
+        # Adam would make as large a step of a gradient that is nothing but rounding.
+        model.configure_optimizers = lambda: torch.optim.SGD(model.parameters(), 1e-5)
+        strategy = conf["contract"].get("strategy", "ddp_fork") if devices > 1 else "auto"
+        arguments = {"devices": devices, "strategy": strategy, "use_distributed_sampler": False}
+        seed_everything(0, verbose=False)
+        model.double()
+        before = torch.cat([value.detach().flatten() for value in model.parameters()])
+        fit(model, data, [], precision="64-true", limit_train_batches=3, **arguments)
+        return torch.cat([value.detach().flatten() for value in model.parameters()]) - before
+
+    assert "2 n" in (type(build(conf)[0]).__doc__ or "")
+    together, apart = trained(1), trained(2)
+    distance = (together - apart).abs().max() / together.abs().max()
+    assert (distance < 1e-9) == (conf["contract"]["joint_batch"] == "equal"), distance
+
+
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.long)])
+def test_each_validation_sample_counts_once_on_any_number_of_processes(conf, processes):
+    model, data = fitted(conf)
+    loaders = data.val_dataloader()
+    first = loaders[0] if isinstance(loaders, list) else loaders
+    # 17 in batches of 8: the last batch of the second of two processes is one repetition
+    shorter = DataLoader(Subset(first.dataset, range(17)), 8, collate_fn=first.collate_fn)
+    data.val_dataloader = lambda: shorter
+
+    def figures(devices: int) -> dict[str, float]:
+        strategy = conf["contract"].get("strategy", "ddp_fork") if devices > 1 else "auto"
+        trainer = Trainer(**QUIET, devices=devices, strategy=strategy)
+        return trainer.validate(model, datamodule=data, verbose=False)[0]
+
+    alone, shared = figures(1), figures(processes)
+    assert alone.keys() == shared.keys()
+    of_batches = {f"val/{name}" for name in conf["contract"].get("of_batches", [])}
+    assert of_batches < alone.keys()
+    for name in alone.keys() - of_batches:
+        assert shared[name] == pytest.approx(alone[name], rel=1e-5), name
+    if "val/acc" in alone:
+        assert shared["val/acc"] == alone["val/acc"]
 
 
 def test_the_forward_of_an_input_ignores_the_rest_of_its_batch(conf):

@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import importlib
 import inspect
 import json
 import os
@@ -11,13 +12,15 @@ import sys
 import traceback
 from argparse import ArgumentError
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from . import checkpoints
 
 FROM_DATA = ("num_classes", "image_shape", "num_features")  # the module's arguments that the data decide
 CONFIG_KEY = "command_line_config"  # where a checkpoint keeps the configuration that it was trained with
@@ -57,7 +60,8 @@ class SaveConfig(SaveConfigCallback):
                 Path(logger.log_dir, self.config_filename).write_text(self._dump("yaml"), encoding="utf-8")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep it in the checkpoint, for the data that the checkpoint was trained on."""
+        """Keep it in the checkpoint, for the data that the checkpoint was trained on; with the number of its format."""
+        checkpoint[checkpoints.FORMAT_KEY] = checkpoints.FORMAT
         checkpoint[CONFIG_KEY] = self._as_dict
 
     @functools.cached_property
@@ -97,33 +101,73 @@ def read_checkpoint(path: str | None) -> dict[str, Any]:
     """Read a local file that Lightning saved, without loading its tensors into memory.
 
     Returns:
-        Its content; nothing where there is no path, or one that is for Lightning to find, such as ``last``.
+        Its content; nothing where there is no path, or one that is for Lightning to find, such as ``best``.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is something else, or damaged.
+        ValueError: It is an address, a folder or something else, damaged, or of a newer version.
     """
-    if not path or re.match(r"(last|best|hpc)$|registry|\w+://", path):
+    if not path:
         return {}
+    if "://" in path:
+        raise ValueError(f"--ckpt_path {path}: expected a file of this machine: download it first")
+    if not Path(path).is_file() and re.match(r"(last|best|hpc)$|registry", path):
+        return {}
+    if Path(path).is_dir():
+        how = "of a checkpoint in shards make one by `python -m lightning.pytorch.utilities.consolidate_checkpoint`"
+        raise ValueError(f"--ckpt_path {path}: is a folder, expected a file; {how}")
     if not Path(path).is_file():
         raise FileNotFoundError(f"--ckpt_path {path}: no such file; expected a checkpoint of `train.py fit`")
+    return checkpoints.read_checkpoint(f"--ckpt_path {path}", path)
+
+
+def trained_data(path: str | None, model: str) -> dict[str, Any] | None:
+    """The data that the module in a checkpoint was trained on, as the command line takes them; None if it is silent.
+
+    Args:
+        path: The checkpoint.
+        model: The class that the command line asks for; what its file imports may be named by the checkpoint.
+
+    Raises:
+        ValueError: They name a class that has not been imported.
+    """
+    config = read_checkpoint(path).get(CONFIG_KEY, {}).get("data")
+    if config is None:
+        return None
+    with suppress(ImportError, TypeError, ValueError):  # for jsonargparse to tell
+        importlib.import_module(model.rpartition(".")[0] or __name__)
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, ValueError, EOFError, KeyError, OSError, pickle.UnpicklingError) as error:
-        what = "damaged, or not a checkpoint of Lightning with tensors and plain values only"
-        raise ValueError(f"--ckpt_path {path}: {what}") from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise ValueError(f"--ckpt_path {path}: holds no `state_dict`; expected a checkpoint that Lightning saved")
-    return checkpoint
+        plain = json.loads(json.dumps(config))
+        checkpoints.check_classes(f"--ckpt_path {path}", plain)
+    except (TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"--ckpt_path {path}: its data are no class with plain arguments: {config!r:.80}") from error
+    return plain
 
 
-def trained_arguments(path: str | None, wanted: str, flags: Collection[str]) -> dict[str, Any]:
+def insist_on_weights_only(config: Any) -> None:
+    """Let Lightning read tensors and plain values only, whatever TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD says.
+
+    Args:
+        config: The options of a subcommand, which are changed.
+
+    Raises:
+        ValueError: The command line asks for the opposite.
+    """
+    if config.get("weights_only") is False:
+        raise ValueError("--weights_only false would run what a checkpoint says: expected true; load it in Python")
+    config["weights_only"] = True
+
+
+def trained_arguments(
+    path: str | None, wanted: str, flags: Collection[str], given: Mapping[str, Any]
+) -> dict[str, Any]:
     """The constructor arguments that the module in a checkpoint was trained with.
 
     Args:
         path: The checkpoint.
         wanted: Import path of the class that the command line asks for.
         flags: The flags of the command line.
+        given: The arguments that they lead to.
 
     Raises:
         ValueError: The checkpoint is one of another class, or a flag asks for another value.
@@ -136,9 +180,19 @@ def trained_arguments(path: str | None, wanted: str, flags: Collection[str]) -> 
         strange = ", ".join(sorted(foreign))
         raise ValueError(f"{path} is a checkpoint of another class than {wanted}, which takes no {strange}")
     for flag in flags:
-        if (option := re.match(r"--model\.(?:init_args\.)?(\w+)", flag)) and option[1] in arguments:
+        option = re.match(r"--model\.(?:init_args\.)?(\w+)", flag)
+        if option and option[1] in arguments and not same(given.get(option[1]), arguments[option[1]]):
             raise ValueError(f"{flag} would be ignored: {path} brings its own {option[1]}; change it in Python")
+    checkpoints.check_classes(f"--ckpt_path {path}", {"class_path": wanted, "init_args": arguments})
+    for name, value in arguments.items():  # such as `teacher_class`, which its module imports
+        if name.endswith("_class") and value not in (None, given.get(name)) and checkpoints.imported(value) is None:
+            raise ValueError(f"{path} names {name}={value!r}, which nothing has imported: give --model.{name}, too")
     return arguments
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two arguments are one, by what a configuration file would hold."""
+    return json.dumps(one, default=vars) == json.dumps(other, default=vars)
 
 
 def check_data(trained: Mapping[str, Any], data: object) -> None:
@@ -191,6 +245,10 @@ def explanation(error: BaseException) -> str | None:
         return f"cannot use {error.filename}: {error.strerror}"
     if str(error).startswith("Error(s) in loading state_dict"):
         return "the checkpoint does not fit the module: " + "; ".join(map(str.strip, str(error).splitlines()[:3]))
+    if isinstance(error, pickle.UnpicklingError) or str(error).startswith("PytorchStreamReader failed"):
+        return f"a checkpoint is damaged, or holds more than tensors and plain values: {str(error).splitlines()[0]}"
+    if str(error).startswith("loaded state dict "):
+        return f"the optimiser's state in the checkpoint does not fit the module: {error}"
     if isinstance(error, OSError | MisconfigurationException):
         return str(error)
     module = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)][-1]

@@ -23,7 +23,7 @@ from ..similarity import SimilarityMatrices
 from .page import render
 from .page_disentanglement import latent_pictures
 from .page_similarity import similarity_pictures
-from .record import Record, describe, plain, save_record
+from .record import Record, describe, plain, save_record, thinned
 
 PARTS = (
     *("calibration", "regression", "adaptation", "decision_regions", "disentanglement", "latents"),
@@ -52,6 +52,7 @@ class Report(Callback):
         self._seconds: dict[str, float] = {}
         self._restored: dict[str, Any] = {}
         self._seen: dict[str, Tensor] = {}
+        self._earlier: list[str] = []
         self._started = 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -76,8 +77,20 @@ class Report(Callback):
         """Go on with the restored learning curves, or start new ones."""
         self._history = list(self._restored.get("history", []))
         self._seconds = dict(self._restored.get("seconds", {}))
-        self._restored, self._seen = {}, {}
+        self._earlier, self._restored = self._restored.get("seen", []), {}
         self._started = time.monotonic()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep which metrics an earlier epoch logged: in the middle of one, no other hook tells a resumed run."""
+        metrics = trainer.callback_metrics
+        checkpoint["callbacks"][self.state_key]["seen"] = [
+            key for key in metrics if self._seen.get(key) is metrics[key]
+        ]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Know them again."""
+        self._seen = {key: value for key, value in trainer.callback_metrics.items() if key in self._earlier}
+        self._earlier = []
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What is there now was logged by an earlier epoch."""
@@ -123,7 +136,7 @@ class Report(Callback):
         if self._history and {key: self._history[-1][key] for key in place} == place:
             self._history[-1].update(fresh)
         elif fresh:
-            self._history.append(place | fresh)
+            self._history = thinned([*self._history, place | fresh])
 
     def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not _writes(trainer):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 Record = dict[str, Any]
 FORMAT = 1
+ROWS = 2000  # of the learning curves, at most: they are in memory, in every checkpoint and on the page
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "numpy")
 
 
@@ -34,6 +35,19 @@ def plain(value: Any) -> Any:
     if isinstance(value, Sequence | set):
         return [plain(item) for item in value]
     return str(value)
+
+
+def thinned(history: list[Record]) -> list[Record]:
+    """Learning curves of at most `ROWS` rows: beyond, each two neighbours become one, so older ones get coarser.
+
+    Args:
+        history: Rows of `Report`; where both of two neighbours hold a quantity, the later one stays.
+    """
+    if len(history) <= ROWS:
+        return history
+    return [first | second for first, second in zip(history[:-1:2], history[1::2], strict=True)] + (
+        [history[-1]] if len(history) % 2 else []
+    )
 
 
 def describe(trainer: Trainer, pl_module: LightningModule) -> Record:

@@ -165,7 +165,7 @@ def test_a_second_divergence_goes_back_to_the_older_snapshot():
     def snapshot(value: float) -> None:
         with torch.no_grad():
             network.bias.fill_(value)
-        recovery.take_snapshot(network, optimizer, None)
+        recovery.take_snapshot(recovery.taken_at + 1, network, optimizer, None)
 
     snapshot(1.0)
     snapshot(2.0)

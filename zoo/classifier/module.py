@@ -8,6 +8,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from ..checks import check_labelled_batch
+from ..evaluation import SetMeans, positions
 from ..log_interval import logs_now
 from ..nets import build_network
 from .loss import classification_loss
@@ -24,7 +25,8 @@ def warmup_cosine(step: int, warmup_steps: int, total: float) -> float:
 class Classifier(LightningModule):
     """Cross-entropy training with SGD, warm-up and cosine annealing.
 
-    Batch: ``(x, y)`` with images ``(B, C, H, W)`` in [-1, 1] and integer labels ``(B,)``.
+    Batch: ``(x, y)`` with images ``(B, C, H, W)`` in [-1, 1] and integer labels ``(B,)``. A step of two processes with
+    batches of n equals one of a single process with 2 n, unless the network has batch normalisation.
 
     Args:
         num_classes: Number of classes, at least 2; the command line takes it from the data.
@@ -54,6 +56,7 @@ class Classifier(LightningModule):
         self.save_hyperparameters()
         self.image_shape = image_shape
         self.network: Any = self.build_network()
+        self.means = SetMeans()
 
     def build_network(self) -> nn.Module:
         """The network, with ``forward`` and ``features``; override it to train one of your own."""
@@ -83,21 +86,23 @@ class Classifier(LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Loss and accuracy on the validation set."""
-        self._evaluate(batch, "val")
+        self._evaluate(batch, batch_idx, "val")
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Logits for the callbacks; loss and accuracy on the in-distribution set, which comes first."""
-        return {"logits": self._evaluate(batch, "test") if dataloader_idx == 0 else self(batch[0])}
+        return {"logits": self._evaluate(batch, batch_idx, "test") if dataloader_idx == 0 else self(batch[0])}
 
-    def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
+    def _evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, stage: str) -> Tensor:
         x, y = batch
         check_labelled_batch(x, y, self.image_shape, self.hparams["num_classes"])
         logits = self(x)
+        count = len(positions(self.trainer, batch_idx, len(y)))
+        counted, y = logits[: count or None], y[: count or None]
         figures = {
-            f"{stage}/loss": classification_loss(logits, y),
-            f"{stage}/acc": (logits.argmax(1) == y).float().mean(),
+            "loss": classification_loss(counted, y),
+            "acc": (counted.argmax(1) == y).float().mean(),
         }
-        self.log_dict(figures, batch_size=len(y), sync_dist=True, add_dataloader_idx=False, prog_bar=stage == "val")
+        self.means.log(self, stage, figures, count)
         return logits
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:

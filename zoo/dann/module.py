@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..checks import check_images, check_labelled_batch
+from ..evaluation import SetMeans, positions
 from ..log_interval import logs_now
 from ..nets.precision import at_least_float32
 from .arguments import check_arguments
@@ -98,6 +99,7 @@ class DANN(LightningModule):
         check_arguments(self.hparams)
         self.image_shape = tuple(image_shape)
         self.network = self.build_network()
+        self.means = SetMeans()
 
     def build_features(self) -> nn.Module:
         """The feature network G_f, ``(B, *image_shape)`` to ``(B, …)``; override it to train one of your own."""
@@ -232,8 +234,9 @@ class DANN(LightningModule):
         h: Any = self.hparams
         return h.max_coefficient * (1.0 if h.gamma is None else domain_coefficient(self.progress(), h.gamma))
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Restores the weights' largest norm."""
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Restores the weights' largest norm, before a checkpoint of this step can be written."""
+        super().optimizer_step(*args, **kwargs)
         limit = self.hparams["max_norm"]
         if limit is not None:
             with torch.no_grad():
@@ -257,21 +260,23 @@ class DANN(LightningModule):
         self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, Tensor]:
         """Logits for the callbacks; loss and accuracy on the source."""
-        return {"logits": self._evaluate(batch, "val") if dataloader_idx == 0 else self(batch[0])}
+        return {"logits": self._evaluate(batch, batch_idx, "val") if dataloader_idx == 0 else self(batch[0])}
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Logits for the callbacks; loss and accuracy on the source, which comes first."""
-        return {"logits": self._evaluate(batch, "test") if dataloader_idx == 0 else self(batch[0])}
+        return {"logits": self._evaluate(batch, batch_idx, "test") if dataloader_idx == 0 else self(batch[0])}
 
-    def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
+    def _evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, stage: str) -> Tensor:
         x, y = batch
         check_labelled_batch(x, y, self.image_shape, self.hparams["num_classes"])
         logits = self(x)
+        count = len(positions(self.trainer, batch_idx, len(y)))
+        counted, y = logits[: count or None], y[: count or None]
         figures = {
-            f"{stage}/loss": functional.cross_entropy(at_least_float32(logits), y),
-            f"{stage}/acc": (logits.argmax(1) == y).float().mean(),
+            "loss": functional.cross_entropy(at_least_float32(counted), y),
+            "acc": (counted.argmax(1) == y).float().mean(),
         }
-        self.log_dict(figures, batch_size=len(y), sync_dist=True, add_dataloader_idx=False, prog_bar=stage == "val")
+        self.means.log(self, stage, figures, count)
         return logits
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:

@@ -1,11 +1,11 @@
 """Features that were trained before."""
 
 from pathlib import Path
-from pickle import UnpicklingError
 
-import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
+
+from ..checkpoints import load_plain
 
 
 def load_features(extractor: nn.Module, path: Path) -> None:
@@ -21,10 +21,7 @@ def load_features(extractor: nn.Module, path: Path) -> None:
     """
     if not path.is_file():
         raise FileNotFoundError(f"pretrained={str(path)!r}: no such file; expected a state dict of the feature network")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"pretrained={str(path)!r} is not a state dict that can be read: {error}") from error
+    state = load_plain(f"pretrained={str(path)!r}", path, "a state dict")
     own = extractor.state_dict()
     found = {name: value for name, value in state.items() if name in own} if isinstance(state, dict) else {}
     if not found:

@@ -24,7 +24,9 @@ class FactorVAE(VAE):
     about 150,000 batches.
 
     Logs ``discriminator_loss`` too, which ``loss`` does not contain: log 2 for a discriminator that knows nothing.
-    Batches, figures and what is refused are those of ``BetaVAE``. With several processes each permutes its own batch.
+    Batches, figures and what is refused are those of ``BetaVAE``. With several processes each permutes its own batch,
+    so a step of two with batches of n is not that of one with 2 n; and the total correlation in validation and test is
+    the mean of that of batches, which are others on other numbers of processes.
 
     Args:
         image_shape: ``(channels, 64, 64)``; the command line takes it from the data.
@@ -62,14 +64,16 @@ class FactorVAE(VAE):
         """Codes ``(B, L)`` to two logits, of codes and of permuted ones; override it for your own."""
         return Discriminator(self.hparams["num_latents"])
 
-    def figures(self, x: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    def figures(
+        self, x: Tensor, generator: torch.Generator | None = None, noise: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """All that is logged for images ``(B, *image_shape)`` in [-1, 1], with gradients."""
         x = (x + 1) / 2
         halves = self.training and self.hparams["second_batch"]
         if halves and len(x) < 2:
             raise ValueError(f"second_batch halves a batch of {len(x)}; expected 2 images at least, better 128")
         x, others = x.chunk(2) if halves else (x, None)
-        codes = self.draw_codes(x, generator)
+        codes = self.draw_codes(x, generator, noise)
         figures = self.figures_of(x, codes, generator)
         z = codes.z.detach()
         with torch.no_grad():

@@ -26,7 +26,8 @@ class BetaVAE(VAE):
     """beta-VAE (Higgins et al. 2017): minimises ``reconstruction + beta KL``.
 
     Batch: ``(x, factors)`` or ``x``: images ``(B, *image_shape)`` in [-1, 1]; factors are not looked at. Validation and
-    test log ``elbo`` and, for Bernoulli, ``reconstruction_excess`` above the entropy of the pixels, too.
+    test log ``elbo`` and, for Bernoulli, ``reconstruction_excess`` above the entropy of the pixels, too. A step of two
+    processes with batches of n equals one of a single process with 2 n, given the same noise.
 
     Args:
         image_shape: ``(channels, 64, 64)``; the command line takes it from the data.
@@ -62,6 +63,10 @@ class AnnealedVAE(VAE):
     The capacity ``c(t) = max_capacity min(1, t / annealing_steps)`` grows with the optimiser's steps, whose number t is
     a buffer: a checkpoint keeps it. In validation and test it is ``max_capacity`` from the start, as in the study. The
     KL is the batch's mean, within the absolute value. Batches, figures and what is refused are those of ``BetaVAE``.
+
+    A step of two processes with batches of n is that of one with 2 n for ``statistics`` all_ranks, not for local. In
+    validation and test ``regulariser`` and ``loss`` are means over each process's batches, so that they change with the
+    number of processes; ``reconstruction``, ``kl`` and ``elbo`` do not. Both holds for DIP-VAE and beta-TCVAE, too.
 
     Args:
         image_shape: ``(channels, 64, 64)``; the command line takes it from the data.
@@ -113,7 +118,9 @@ class DIPVAE(VAE):
     """DIP-VAE (Kumar et al. 2018): minimises ``reconstruction + KL`` plus a penalty on the covariance of codes.
 
     ``lambda_od sum_{i != j} S_ij^2 + lambda_d sum_i (S_ii - 1)^2``, S that of the means (I) or of the aggregate
-    posterior (II), over one batch: its size matters. Batches, figures and what is refused are those of ``BetaVAE``.
+    posterior (II), over one batch: its size matters. Batches, figures and what is refused are those of ``BetaVAE``,
+    several processes as for ``AnnealedVAE``: with ``statistics`` local a step of two with batches of n is not that of
+    one with 2 n.
 
     Args:
         image_shape: ``(channels, 64, 64)``; the command line takes it from the data.
@@ -160,7 +167,8 @@ class BetaTCVAE(VAE):
     """beta-TCVAE (Chen et al. 2018): minimises ``reconstruction + KL + (beta - 1) TC``.
 
     The total correlation of the codes is estimated from the batch's posteriors: at 64 images and ten latents far too
-    high for narrow ones. Batches, figures and what is refused are those of ``BetaVAE``.
+    high for narrow ones. Batches, figures and what is refused are those of ``BetaVAE``, several processes as for
+    ``AnnealedVAE``: with ``statistics`` local a step of two with batches of n is not that of one with 2 n.
 
     Args:
         image_shape: ``(channels, 64, 64)``; the command line takes it from the data.
@@ -203,7 +211,7 @@ class BetaTCVAE(VAE):
     def regulariser(self, codes: Codes, kl: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
         """``KL + (beta - 1) TC``, and the total correlation by itself."""
         h: Any = self.hparams
-        if h.estimator == "stratified":
+        if h.estimator == "stratified" and (self.training or len(codes.z) > 1):  # a set's last batch may be one image
             tc = stratified_tc(*codes, h.dataset_size)
         elif h.estimator == "weighted":
             tc = weighted_tc(*codes, h.dataset_size)

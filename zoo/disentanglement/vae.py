@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
 from ..checks import check_unit_images
+from ..evaluation import SetMeans, positions
 from ..log_interval import logs_now
 from ..nets.dropout import own_draw
 from .arguments import check_at_least, check_choice, check_positive
@@ -44,8 +45,8 @@ class VAE(LightningModule):
 
     Logs, in nats per image: ``loss``, ``reconstruction``, ``kl``, ``regulariser``, which is all but the reconstruction,
     and parts of it; in validation and test also ``elbo`` and, for the Bernoulli likelihood, ``reconstruction_excess``:
-    what of the reconstruction lies above the entropy of the pixels, its floor. Evaluation draws the same codes each
-    time and leaves the random state alone.
+    what of the reconstruction lies above the entropy of the pixels, its floor. Evaluation draws the same code for an
+    image each time, whatever batch and process it is in, and leaves the random state alone.
     """
 
     def __init__(self) -> None:
@@ -59,6 +60,7 @@ class VAE(LightningModule):
         self.image_shape = tuple(h.image_shape)
         self.encoder: Any = self.build_encoder().to(memory_format=torch.channels_last)
         self.decoder: Any = self.build_decoder().to(memory_format=torch.channels_last)
+        self.means = SetMeans()
 
     # ------------------------------------------------------------ what a child or a user may change
 
@@ -119,21 +121,31 @@ class VAE(LightningModule):
         """Codes, which are float32 at least, in the precision of the weights, which may be less."""
         return codes.to(next(self.parameters()).dtype)
 
-    def draw_codes(self, x: Tensor, generator: torch.Generator | None = None) -> Codes:
-        """A draw of the posterior of each image ``(B, *image_shape)`` in [0, 1]; each process draws its own."""
+    def draw_codes(self, x: Tensor, generator: torch.Generator | None = None, noise: Tensor | None = None) -> Codes:
+        """A draw of the posterior of each image ``(B, *image_shape)`` in [0, 1]; each process draws its own.
+
+        Args:
+            x: The images.
+            generator: Draws the noise; None for the default one.
+            noise: ``(B, L)`` instead of a draw.
+        """
         mean, logvar = self._encode(x)
-        noise = own_draw(partial(torch.randn, generator=generator, dtype=mean.dtype), mean)
+        if noise is None:
+            noise = own_draw(partial(torch.randn, generator=generator, dtype=mean.dtype), mean)
         return Codes(mean + (logvar / 2).exp() * noise, mean, logvar)
 
-    def figures(self, x: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    def figures(
+        self, x: Tensor, generator: torch.Generator | None = None, noise: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """All that is logged for images ``(B, *image_shape)`` in [-1, 1], with gradients.
 
         Args:
             x: The images.
             generator: For noise and permutations; None for the default one.
+            noise: Of the codes, ``(B, L)``, instead of a draw.
         """
         x = (x + 1) / 2
-        return self.figures_of(x, self.draw_codes(x, generator), generator)
+        return self.figures_of(x, self.draw_codes(x, generator, noise), generator)
 
     def figures_of(self, x: Tensor, codes: Codes, generator: torch.Generator | None) -> dict[str, Tensor]:
         """The same of images in [0, 1] and their codes."""
@@ -173,12 +185,18 @@ class VAE(LightningModule):
     def _evaluate(self, batch: Any, batch_idx: int, stage: str) -> None:
         x = batch if isinstance(batch, Tensor) else batch[0]
         check_unit_images(x, self.image_shape)
-        figures = self.figures(x, torch.Generator(x.device).manual_seed(batch_idx))
+        numbers = positions(self.trainer, batch_idx, len(x))
+        count = len(numbers)
+        if count:
+            x = x[:count]
+        else:  # repetitions only, whose figures count nothing
+            numbers = torch.arange(len(x))
+        noise = noise_of(numbers, self.hparams["num_latents"]).to(x)
+        figures = self.figures(x, torch.Generator(x.device).manual_seed(batch_idx), noise)
         figures["elbo"] = -figures["reconstruction"] - figures["kl"]
         if self.hparams["likelihood"] == "bernoulli":
             figures["reconstruction_excess"] = figures["reconstruction"] - bernoulli_entropy((x + 1) / 2)
-        shared: Any = {"batch_size": len(x), "sync_dist": True, "add_dataloader_idx": False}
-        self.log_dict({f"{stage}/{name}": value for name, value in figures.items()}, prog_bar=stage == "val", **shared)
+        self.means.log(self, stage, figures, count)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Posterior means ``(B, L)``."""
@@ -187,3 +205,9 @@ class VAE(LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam, the same rate for encoder and decoder throughout."""
         return torch.optim.Adam(self.parameters(), self.hparams["lr"], fused=True)
+
+
+def noise_of(numbers: Tensor, size: int) -> Tensor:
+    """Normal noise ``(n, size)`` of images by their numbers ``(n,)`` in their set, each from a seed of its own."""
+    generator = torch.Generator()
+    return torch.stack([torch.randn(size, generator=generator.manual_seed(n)) for n in numbers.tolist()])

@@ -9,9 +9,9 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.distributions import Distribution
-from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection
 
 from ..checks import check_regression_batch
+from ..evaluation import SetMeans, log_errors, positions
 from ..log_interval import logs_now
 from .loss import check_alpha, check_temperature, hard_loss, mix, rebin, soft_target_loss
 from .teacher import check_same, find_class, load_teacher
@@ -33,7 +33,8 @@ class HistogramDistillation(LightningModule):
     For a histogram of Gaussian shape a temperature T keeps the mean and widens sigma by the root of T.
 
     The teacher is read when a fit starts and is neither trained nor saved with the student. Logs the histogram loss on
-    the labels (``hard``; ``val/loss`` and ``test/loss`` too) and T² KL (``soft``).
+    the labels (``hard``; ``val/loss`` and ``test/loss`` too) and T² KL (``soft``). A step of two processes with batches
+    of n equals one of a single process with 2 n.
 
     Args:
         num_features: Number of input features D; the command line takes it from the data.
@@ -50,9 +51,6 @@ class HistogramDistillation(LightningModule):
     Raises:
         ValueError: For a value out of its range, or a class that does not fit.
     """
-
-    val_errors: MetricCollection
-    test_errors: MetricCollection
 
     def __init__(
         self,
@@ -71,8 +69,7 @@ class HistogramDistillation(LightningModule):
         self.student: Any = self.build_student()
         self._teacher: tuple[Any, ...] = ()  # in a tuple: a child would be trained, moved and saved
         self._gives_histograms = False
-        errors = MetricCollection({"rmse": MeanSquaredError(squared=False), "mae": MeanAbsoluteError()})
-        self.val_errors, self.test_errors = errors.clone(prefix="val/"), errors.clone(prefix="test/")
+        self.means = SetMeans()
 
     def build_student(self) -> LightningModule:
         """The student; override it for one that plain arguments do not describe."""
@@ -173,22 +170,20 @@ class HistogramDistillation(LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Loss and errors on the validation set."""
-        self._evaluate(batch, "val")
+        self._evaluate(batch, batch_idx, "val")
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Point predictions for the callbacks; loss and errors on the data's own test set, which comes first."""
-        return {"prediction": self._evaluate(batch, "test") if dataloader_idx == 0 else self(batch[0])}
+        return {"prediction": self._evaluate(batch, batch_idx, "test") if dataloader_idx == 0 else self(batch[0])}
 
-    def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
+    def _evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, stage: str) -> Tensor:
         x, y = batch
         check_regression_batch(x, y, self.hparams["num_features"])
-        loss = hard_loss(self.student.predictive(x).logits, self.student.target(y))
+        count = len(positions(self.trainer, batch_idx, len(y)))
+        loss = hard_loss(self.student.predictive(x).logits[: count or None], self.student.target(y[: count or None]))
         prediction = self(x)
-        errors = self.val_errors if stage == "val" else self.test_errors
-        errors.update(prediction, y)
-        shared: Any = {"add_dataloader_idx": False, "prog_bar": stage == "val", "batch_size": len(y)}
-        self.log(f"{stage}/loss", loss, sync_dist=True, **shared)
-        self.log_dict(errors, **shared)
+        self.means.log(self, stage, {"loss": loss}, count)
+        log_errors(self.means, self, stage, (prediction - y)[: count or None], count)
         return prediction
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:

@@ -7,6 +7,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from ..checks import check_labelled_batch
+from ..evaluation import SetMeans, positions
 from ..log_interval import logs_now
 from ..nets import build_network
 from .loss import check_alpha, check_temperature, distillation_loss, hard_loss, soft_target_loss
@@ -23,7 +24,9 @@ class KnowledgeDistillation(LightningModule):
     student's parameters nor in its checkpoints: a trained student works without it, only a fit that goes on needs it.
 
     Logs ``train/soft``, the soft term with its T², and ``train/agreement``, the share of images on which both choose
-    the same class. ``val/loss`` and ``test/loss`` are cross-entropies with the labels at T = 1, as any classifier's.
+    the same class. ``val/loss`` and ``test/loss`` are cross-entropies with the labels at T = 1, as any classifier's. A
+    step of two processes with batches of n equals one of a single process with 2 n, unless the student has batch
+    normalisation.
 
     Args:
         num_classes: Number of classes K, at least 2; the command line takes it from the data.
@@ -61,6 +64,7 @@ class KnowledgeDistillation(LightningModule):
         self.save_hyperparameters()
         self.image_shape = image_shape
         self.network: Any = self.build_network()
+        self.means = SetMeans()
         self._teacher: tuple[LightningModule, ...] = ()  # in a tuple: a child would be trained, moved and saved
 
     def build_network(self) -> nn.Module:
@@ -134,21 +138,23 @@ class KnowledgeDistillation(LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Loss and accuracy on the validation set."""
-        self._evaluate(batch, "val")
+        self._evaluate(batch, batch_idx, "val")
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Logits for the callbacks; loss and accuracy on the in-distribution set, which comes first."""
-        return {"logits": self._evaluate(batch, "test") if dataloader_idx == 0 else self(batch[0])}
+        return {"logits": self._evaluate(batch, batch_idx, "test") if dataloader_idx == 0 else self(batch[0])}
 
-    def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
+    def _evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, stage: str) -> Tensor:
         x, y = batch
         check_labelled_batch(x, y, self.image_shape, self.hparams["num_classes"])
         logits = self(x)
+        count = len(positions(self.trainer, batch_idx, len(y)))
+        counted, y = logits[: count or None], y[: count or None]
         figures = {
-            f"{stage}/loss": hard_loss(logits, y),
-            f"{stage}/acc": (logits.argmax(1) == y).float().mean(),
+            "loss": hard_loss(counted, y),
+            "acc": (counted.argmax(1) == y).float().mean(),
         }
-        self.log_dict(figures, batch_size=len(y), sync_dist=True, add_dataloader_idx=False, prog_bar=stage == "val")
+        self.means.log(self, stage, figures, count)
         return logits
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:

@@ -1,13 +1,13 @@
 """The teacher: a trained module in a checkpoint, that a student only looks at."""
 
 import importlib
-import pickle
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+
+from ..checkpoints import check_arguments, imported, read_checkpoint
 
 
 def load_teacher(path: str | None, class_path: str | None, example: str) -> LightningModule:
@@ -33,8 +33,10 @@ def load_teacher(path: str | None, class_path: str | None, example: str) -> Ligh
     if not Path(path).is_file():
         goes_on = "for a run that goes on, load_from_checkpoint(STUDENT, teacher=FILE) in Python"
         raise FileNotFoundError(f"teacher={path}: no such file; {first}, or say where: --model.teacher FILE; {goes_on}")
-    saved = _class_path_in(path)
+    arguments = dict(read_checkpoint(f"teacher={path}", path).get("hyper_parameters", {}))
+    saved = arguments.pop("_class_path", None)
     kind = find_class("teacher_class", class_path) if class_path else _imported_class(path, saved)
+    check_arguments(f"teacher={path}", kind, arguments)
     try:
         with torch.random.fork_rng(devices=[]):  # its initial weights are drawn, and then replaced
             teacher = kind.load_from_checkpoint(path, map_location="cpu", weights_only=True)
@@ -82,24 +84,11 @@ def check_same(teacher: LightningModule, path: str | None, **mine: Any) -> None:
             raise ValueError(f"teacher={path} was trained with {name}={theirs}, but the student has {value}")
 
 
-def _class_path_in(path: str) -> str | None:
-    """The class that a checkpoint names, if any; refuses what is no checkpoint."""
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, ValueError, EOFError, KeyError, OSError, pickle.UnpicklingError) as error:
-        what = "damaged, or not a checkpoint of Lightning with tensors and plain values only"
-        raise ValueError(f"teacher={path}: {what}") from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise ValueError(f"teacher={path}: holds no `state_dict`; expected a checkpoint that Lightning saved")
-    return checkpoint.get("hyper_parameters", {}).get("_class_path")
-
-
-def _imported_class(path: str, class_path: str | None) -> type[LightningModule]:
+def _imported_class(path: str, class_path: object) -> type[LightningModule]:
     """A class that has been imported, so that no file decides what is run."""
     if class_path is None:
         raise ValueError(f"teacher={path} does not say of which class it is: set teacher_class, such as zoo.Classifier")
-    package, _, name = class_path.rpartition(".")
-    found: Any = getattr(sys.modules.get(package), name, None)
-    if not (isinstance(found, type) and issubclass(found, LightningModule)):
+    found = imported(class_path)
+    if found is None or not issubclass(found, LightningModule):
         raise ValueError(f"teacher={path} is a {class_path}, which nothing has imported: set teacher_class to it")
     return found

@@ -4,7 +4,7 @@ All learn labels on the scale on which the training labels' range is [0, 1], as 
 they log are on that scale too, the errors in original units.
 """
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -25,7 +25,8 @@ class PointRegression(RegressionModule):
     Batch: ``(x, y)`` with features ``(B, D)`` and labels ``(B,)`` in original units. ``predictive`` is a normal
     distribution around the point whose deviation is the root mean square of the last validation epoch's residuals; for
     l1 a Laplace distribution whose scale is their mean absolute value. Before there are any, the residuals are those of
-    the training labels' mean (median for l1).
+    the training labels' mean (median for l1). A step of two processes with batches of n equals one of a single process
+    with 2 n, given the same noise.
 
     Args:
         num_features: Number of input features D; the command line takes it from the data.
@@ -103,7 +104,9 @@ class PointRegression(RegressionModule):
     def on_validation_epoch_end(self) -> None:
         """Keep the size of the residuals."""
         if not self.trainer.sanity_checking:
-            self._keep_scale(self.val_errors["mae" if self.hparams["loss"] == "l1" else "rmse"].compute())
+            self._keep_scale(
+                cast(Any, self.means.of["val/mae" if self.hparams["loss"] == "l1" else "val/rmse"]).compute()
+            )
 
     def _keep_scale(self, scale: Tensor) -> None:
         self.residual_scale.copy_(scale).clamp_(min=1e-6 * (self.edges[-1] - self.edges[0]))
@@ -127,7 +130,8 @@ class PointRegression(RegressionModule):
 class GaussianRegression(RegressionModule):
     """A normal distribution whose mean and deviation the network predicts, on its negative log-likelihood.
 
-    Batch: ``(x, y)`` with features ``(B, D)`` and labels ``(B,)`` in original units.
+    Batch: ``(x, y)`` with features ``(B, D)`` and labels ``(B,)`` in original units. A step of two processes with
+    batches of n equals one of a single process with 2 n, given the same dropout.
 
     Args:
         num_features: Number of input features D; the command line takes it from the data.
@@ -178,7 +182,8 @@ class MixtureDensityNetwork(RegressionModule):
     """A mixture of normal distributions whose parameters the network predicts (Bishop 1994), on its likelihood.
 
     Batch: ``(x, y)`` with features ``(B, D)`` and labels ``(B,)`` in original units. The means start evenly spread over
-    the labels' range.
+    the labels' range. A step of two processes with batches of n equals one of a single process with 2 n, given the same
+    dropout.
 
     Args:
         num_features: Number of input features D; the command line takes it from the data.

@@ -7,9 +7,9 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.distributions import Distribution
-from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection
 
 from ..checks import check_regression_batch
+from ..evaluation import SetMeans, log_errors, positions
 from ..log_interval import logs_now
 from .net import RegressionNetwork
 from .support import label_range, training_labels
@@ -30,8 +30,6 @@ class RegressionModule(LightningModule):
     """
 
     edges: Tensor
-    val_errors: MetricCollection
-    test_errors: MetricCollection
 
     def __init__(self, outputs: int, edges: int = 2) -> None:
         super().__init__()
@@ -42,8 +40,7 @@ class RegressionModule(LightningModule):
         low, high = self.hparams["low"], self.hparams["high"]
         if low is not None and high is not None:
             self._set_edges(low, high)
-        errors = MetricCollection({"rmse": MeanSquaredError(squared=False), "mae": MeanAbsoluteError()})
-        self.val_errors, self.test_errors = errors.clone(prefix="val/"), errors.clone(prefix="test/")
+        self.means = SetMeans()
 
     # ------------------------------------------------------------ what a child or a user may change
 
@@ -147,24 +144,22 @@ class RegressionModule(LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Loss and errors on the validation set."""
-        self._evaluate(batch, "val")
+        self._evaluate(batch, batch_idx, "val")
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Point predictions for the callbacks; loss and errors on the data's own test set, which comes first."""
-        return {"prediction": self._evaluate(batch, "test") if dataloader_idx == 0 else self(batch[0])}
+        return {"prediction": self._evaluate(batch, batch_idx, "test") if dataloader_idx == 0 else self(batch[0])}
 
-    def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
+    def _evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, stage: str) -> Tensor:
         x, y = batch
         check_regression_batch(x, y, self.hparams["num_features"])
         self._need_edges()
         outputs = self._outputs(x)
-        figures = {f"{stage}/{name}": value for name, value in self.losses(outputs, y.to(outputs.dtype), True).items()}
         prediction = self.point(outputs)
-        errors = self.val_errors if stage == "val" else self.test_errors
-        errors.update(prediction, y)
-        shared: Any = {"add_dataloader_idx": False, "prog_bar": stage == "val"}
-        self.log_dict(figures, batch_size=len(y), sync_dist=True, **shared)
-        self.log_dict(errors, batch_size=len(y), **shared)
+        count = len(positions(self.trainer, batch_idx, len(y)))
+        counted, labels = outputs[: count or None], y[: count or None]
+        self.means.log(self, stage, self.losses(counted, labels.to(outputs.dtype), True), count)
+        log_errors(self.means, self, stage, prediction[: count or None] - labels, count)
         return prediction
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:

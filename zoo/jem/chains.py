@@ -186,10 +186,7 @@ class Chains:
         """
         state = {}
         if self.memory is not None:
-            images = self.memory.images.view(self.num_classes, -1, *self.image_shape)
-            if world_size > 1:
-                images = all_gather(images).transpose(0, 1).flatten(1, 2)
-            state["memory"] = images.flatten(0, 1).cpu()
+            state["memory"] = self.whole(self.memory.images, all_gather, world_size)
         generator = self.generator.get_state()
         generators = generator[None]
         if world_size > 1:
@@ -199,11 +196,22 @@ class Chains:
             state |= {"mean": self.gaussians.mean.cpu(), "factor": self.gaussians.factor.cpu()}
         return state
 
+    def whole(self, images: Tensor, all_gather: Any, world_size: int) -> Tensor:
+        """The memory of all processes ``(N, C, H, W)``, ordered by class, on the CPU, of this process' share."""
+        images = images.view(self.num_classes, -1, *self.image_shape)
+        if world_size > 1:
+            images = all_gather(images.to(self.generator.device)).transpose(0, 1).flatten(1, 2)
+        return images.flatten(0, 1).cpu()
+
+    def share(self, images: Tensor, world_size: int, rank: int) -> Tensor:
+        """This process' share of what `whole` gave."""
+        return images.view(self.num_classes, world_size, -1, *self.image_shape)[:, rank].flatten(0, 1)
+
     def restore(self, state: dict[str, Tensor], world_size: int, rank: int, device: torch.device) -> None:
         """Take this process' share of a checkpoint's state; the random state only for the same number of processes."""
         if "memory" in state:
-            parts = state["memory"].view(self.num_classes, world_size, -1, *self.image_shape)[:, rank]
-            self.memory = ReplayMemory(parts.flatten(0, 1).to(device, copy=True), self.num_classes)
+            images = self.share(state["memory"], world_size, rank)
+            self.memory = ReplayMemory(images.to(device, copy=True), self.num_classes)
         if "mean" in state:
             self.gaussians = ClassGaussians(state["mean"].to(device), state["factor"].to(device))
         if len(state.get("generators", ())) == world_size:

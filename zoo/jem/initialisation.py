@@ -52,7 +52,8 @@ class ClassGaussians:
 
     def sample(self, labels: Tensor, image_shape: tuple[int, ...], generator: Generator | None) -> Tensor:
         """Images ``(B, *image_shape)`` of these classes ``(B,)``, clamped to [-1, 1]."""
-        noise = torch.randn(len(labels), self.mean.shape[1], device=self.mean.device, generator=generator)
+        size = len(labels), self.mean.shape[1]
+        noise = torch.randn(size, dtype=self.mean.dtype, device=self.mean.device, generator=generator)
         images = torch.empty_like(noise)
         for label in labels.unique():  # one product per class: no copy of a factor for each image
             rows = labels == label

@@ -1,6 +1,7 @@
 """JEM: a classifier whose logits are also an energy-based model of the images."""
 
 import math
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..checks import check_labelled_batch
+from ..evaluation import SetMeans, positions
 from ..log_interval import logs_now
 from ..nets import build_network
 from .arguments import check_arguments
@@ -22,7 +24,7 @@ from .loss import (
     log_density,
     log_odds_of_error,
 )
-from .recovery import Recovery, Rungs, diverged
+from .recovery import Recovery, diverged
 from .schedule import learning_rate_factor
 
 
@@ -33,7 +35,8 @@ class JEM(LightningModule):
     then one half of it serves p(x) and the other p(y|x), unless ``shared_batch``. Images ``(B, C, H, W)`` in [-1, 1].
 
     The replay memory belongs to its process: ``memory_size`` slots are shared out over the processes, the checkpoint
-    holds all of them, and a resume with another number of processes shares them out anew.
+    holds all of them, and a resume with another number of processes shares them out anew. Each process runs chains and
+    draws noise of its own, so a step of two processes with batches of n is not that of one with 2 n.
 
     Args:
         num_classes: Number of classes; the command line takes it from the data.
@@ -67,7 +70,7 @@ class JEM(LightningModule):
         max_energy_gap: Widest ``|mean LSE(data) - mean LSE(samples)|`` in nats that is not yet divergence.
         max_out_of_range: Largest share of sample pixels beyond 3 that is not yet divergence.
         max_recoveries: Recoveries from divergence before training gives up.
-        snapshot_every_n_steps: Steps between the good states that a recovery returns to.
+        snapshot_every_n_steps: Steps between the good states that a recovery returns to; checkpoints hold two.
 
     Raises:
         ValueError: For a value that is none of the choices or out of its range, no generative term, both kinds of
@@ -111,6 +114,7 @@ class JEM(LightningModule):
         self.save_hyperparameters()
         self.image_shape = image_shape
         self.network: Any = self.build_network()
+        self.means = SetMeans()
         batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.network.modules())
         check_arguments(self.hparams, batch_norm)
         self.recovery = Recovery()
@@ -318,24 +322,27 @@ class JEM(LightningModule):
         self._seed_chains(0)
         self.chains.restore(self._restored, world, self.global_rank, self.device)
         if self._restored:
-            self.recovery.count, self.recovery.rungs = self._restored["recoveries"], Rungs(*self._restored["rungs"])
+            self.recovery.restore(self._restored, partial(self.chains.share, world_size=world, rank=self.global_rank))
         self._restored = {}
         if h.initialisation == "informative" and self.chains.gaussians is None:
             self.chains.gaussians = fit_class_gaussians(self.trainer, h.num_classes)
         if h.memory_size and self.chains.memory is None:
             self.chains.fill_memory(h.memory_size // world, self.device)
-        self.recovery.take_snapshot(self.network, self.trainer.optimizers[0], self.chains.images)
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Keep a good state to return to."""
-        if self.global_step % self.hparams["snapshot_every_n_steps"] == 0:
-            self.recovery.take_snapshot(self.network, self.trainer.optimizers[0], self.chains.images)
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Keep a good state to return to; a batch ends after its checkpoint is written."""
+        step = self.global_step
+        if step % self.hparams["snapshot_every_n_steps"] == 0 or self.recovery.taken_at < 0:
+            self.recovery.take_snapshot(step, self.network, self.trainer.optimizers[0], self.chains.images)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the memories and random states of all ranks, the Gaussians, and what recoveries changed."""
-        recovery = {"recoveries": self.recovery.count, "rungs": list(self.recovery.rungs)}
-        # Loaded and not trained since: what was loaded is the state.
-        checkpoint["jem"] = self._restored or recovery | self.chains.state(self.all_gather, self.trainer.world_size)
+        """Add memories and random states of all ranks, Gaussians, good states, and what recoveries changed."""
+        if self._restored:  # and not trained since
+            checkpoint["jem"] = self._restored
+            return
+        processes: Any = {"all_gather": self.all_gather, "world_size": self.trainer.world_size}
+        recovery = self.recovery.state(partial(self.chains.whole, **processes))
+        checkpoint["jem"] = recovery | self.chains.state(**processes)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what the checkpoint holds until training goes on; until then it serves for sampling."""
@@ -349,22 +356,21 @@ class JEM(LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Cross-entropy and accuracy, on images without dequantisation noise."""
-        self._evaluate(batch, "val")
+        self._evaluate(batch, batch_idx, "val")
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Logits for the callbacks; loss and accuracy on the in-distribution set, which comes first."""
-        return {"logits": self._evaluate(batch, "test") if dataloader_idx == 0 else self(batch[0])}
+        return {"logits": self._evaluate(batch, batch_idx, "test") if dataloader_idx == 0 else self(batch[0])}
 
-    def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
+    def _evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, stage: str) -> Tensor:
         x, y = batch
         check_labelled_batch(x, y, self.image_shape, self.hparams["num_classes"])
         logits = self(x)
-        figures = {
-            f"{stage}/loss": functional.cross_entropy(logits.float(), y),
-            f"{stage}/acc": (logits.argmax(1) == y).float().mean(),
-            f"{stage}/log_density": log_density(logits).mean(),
-        }
-        self.log_dict(figures, batch_size=len(y), sync_dist=True, add_dataloader_idx=False, prog_bar=stage == "val")
+        count = len(positions(self.trainer, batch_idx, len(y)))
+        counted, y = logits[: count or None], y[: count or None]
+        figures = {"acc": (counted.argmax(1) == y).float().mean(), "log_density": log_density(counted).mean()}
+        figures["loss"] = functional.cross_entropy(counted.float(), y)
+        self.means.log(self, stage, figures, count)
         return logits
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:

@@ -1,6 +1,7 @@
 """Divergence of energy-based training: its signs, and the way back."""
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -71,15 +72,20 @@ class Recovery:
     Attributes:
         count: Recoveries so far.
         rungs: What they have changed.
+        taken_at: Steps that were done at the newest snapshot; -1 before the first.
     """
 
     def __init__(self) -> None:
         self.count = 0
         self.rungs = Rungs()
+        self.taken_at = -1
         self._states: deque[dict[str, Any]] = deque(maxlen=2)
 
-    def take_snapshot(self, network: nn.Module, optimizer: Optimizer, memory: Tensor | None) -> None:
-        """Keep copies of the weights, the optimiser's state and the memory, unless a weight is not finite."""
+    def take_snapshot(self, step: int, network: nn.Module, optimizer: Optimizer, memory: Tensor | None) -> None:
+        """Keep copies of weights, optimiser's state and memory; once at each step, and only if weights are finite."""
+        if step == self.taken_at:
+            return
+        self.taken_at = step
         weights = network.state_dict()
         if all(bool(value.isfinite().all()) for value in weights.values()):
             state = {"network": weights, "optimizer": optimizer.state_dict(), "memory": memory}
@@ -88,6 +94,31 @@ class Recovery:
     def forget(self) -> None:
         """Drop the states, which take as much memory as the run's own."""
         self._states.clear()
+        self.taken_at = -1
+
+    def state(self, whole: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """What a checkpoint must hold, so that a recovery after a resume returns to where it would have.
+
+        Args:
+            whole: Makes the memory of all processes of this process' share; every process has to call it.
+        """
+        states = [
+            state if state["memory"] is None else state | {"memory": whole(state["memory"])} for state in self._states
+        ]
+        return {"recoveries": self.count, "rungs": list(self.rungs), "taken_at": self.taken_at, "good_states": states}
+
+    def restore(self, state: dict[str, Any], share: Callable[[Tensor], Tensor]) -> None:
+        """Go on with what a checkpoint holds.
+
+        Args:
+            state: What `state` gave; the good states may be missing.
+            share: Takes this process' share of a whole memory.
+        """
+        self.count, self.rungs = state["recoveries"], Rungs(*state["rungs"])
+        self.taken_at = state.get("taken_at", -1)
+        for good in state.get("good_states", []):
+            memory = good["memory"]
+            self._states.append(good if memory is None else good | {"memory": share(memory)})
 
     def go_back(self, network: nn.Module, optimizer: Optimizer, memory: Tensor | None) -> None:
         """Restore the newest good state in place and climb to the next rung; learning rates stay with the schedule."""

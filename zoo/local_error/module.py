@@ -9,6 +9,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 
 from ..checks import check_labelled_batch
+from ..evaluation import SetMeans, positions
 from ..log_interval import logs_now
 from .heads import LocalHead, LossName
 from .loss import prediction_loss
@@ -31,7 +32,9 @@ class LocalErrorSignals(LightningModule):
     ``trainer.global_step``, and with it ``max_steps`` and checkpoints every n steps, counts batches.
 
     On several processes "blockwise" averages the gradients of a block while the next one computes; it needs one device
-    or DDP. Batch normalisation sees its own process' batch, unless ``--trainer.sync_batchnorm true``. With
+    or DDP. Batch normalisation sees its own process' batch, unless ``--trainer.sync_batchnorm true``, and similarities
+    compare its samples, unless ``similarity_pairs`` is global: so a step of two processes with batches of n is not that
+    of one with 2 n. With
     ``PipelineStrategy`` each process has some of the blocks instead.
 
     Args:
@@ -95,6 +98,7 @@ class LocalErrorSignals(LightningModule):
         self.network = LocalNetwork(self.build_blocks(), image_shape, num_classes, make_head)
         self.network.to(memory_format=torch.channels_last)  # the faster layout for convolutions
         self._averages: Average | None = None  # of the block before, under way
+        self.means = SetMeans()
 
     def build_blocks(self) -> list[nn.Module]:
         """The blocks, each a module that maps a batch to a batch; override it to train blocks of your own."""
@@ -250,21 +254,23 @@ class LocalErrorSignals(LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Cross-entropy and accuracy of the output layer on the validation set."""
-        self._evaluate(batch, "val")
+        self._evaluate(batch, batch_idx, "val")
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Logits for the callbacks; loss and accuracy on the in-distribution set, which comes first."""
-        return {"logits": self._evaluate(batch, "test") if dataloader_idx == 0 else self(batch[0])}
+        return {"logits": self._evaluate(batch, batch_idx, "test") if dataloader_idx == 0 else self(batch[0])}
 
-    def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
+    def _evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, stage: str) -> Tensor:
         x, y = batch
         check_labelled_batch(x, y, self.image_shape, self.hparams["num_classes"])
         logits = self(x)
+        count = len(positions(self.trainer, batch_idx, len(y)))
+        counted, y = logits[: count or None], y[: count or None]
         figures = {
-            f"{stage}/loss": prediction_loss(logits, y),
-            f"{stage}/acc": (logits.argmax(1) == y).float().mean(),
+            "loss": prediction_loss(counted, y),
+            "acc": (counted.argmax(1) == y).float().mean(),
         }
-        self.log_dict(figures, batch_size=len(y), sync_dist=True, add_dataloader_idx=False, prog_bar=stage == "val")
+        self.means.log(self, stage, figures, count)
         return logits
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:

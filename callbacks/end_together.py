@@ -1,0 +1,49 @@
+"""When one of several processes fails, the others end too, and the first error is on the terminal."""
+
+import os
+import sys
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import distributed
+
+
+class EndTogether(Callback):
+    """Says which of several processes failed, and leaves the others nothing to wait for.
+
+    A process that fails keeps its connections for as long as it still lives: callbacks may save a checkpoint then, for
+    which they would gather from processes that wait for something else, and loggers may take their time. So this one
+    writes the error to the terminal at once, before any other process can have one for its sake, and then closes the
+    connections (of gloo; NCCL has a watchdog for it): whoever waits for this process fails in its turn, and what is
+    saved afterwards holds the state of this process alone.
+
+    It also refuses a trainer that does not use the processes that torchrun started: Lightning takes ``devices=1`` for a
+    run by itself, so each process would train alone and write into one folder.
+
+    Put it before callbacks that save on an exception. ``train.py`` has it always.
+
+    Raises:
+        ValueError: When torchrun started more processes, or fewer, than the trainer uses.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Compare the number of processes with torchrun's."""
+        started, used = int(os.environ.get("WORLD_SIZE", "1")), trainer.num_devices * trainer.num_nodes
+        if "TORCHELASTIC_RUN_ID" in os.environ and started != used:
+            raise ValueError(
+                f"torchrun started {started} processes, but --trainer.devices {trainer.num_devices} times "
+                f"--trainer.num_nodes {trainer.num_nodes} makes {used}: set them to the processes of each node, and to "
+                "the nodes"
+            )
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Write the error, close the connections."""
+        if not isinstance(exception, Exception):  # who ends or interrupts a run ends or interrupts all of it
+            return
+        if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+            return
+        rank, world = distributed.get_rank(), distributed.get_world_size()
+        what = f"{type(exception).__name__}: {exception}".strip().splitlines()[0]
+        sys.stderr.write(f"process {rank} of {world} failed: {what}\n")
+        sys.stderr.flush()
+        if distributed.get_backend() == "gloo":
+            distributed.destroy_process_group()

@@ -1,0 +1,98 @@
+"""SIGKILL in the middle of an epoch, and the same command again: as if nothing had happened."""
+
+import csv
+import multiprocessing
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from test_contract import differences
+
+import train
+
+COMMAND = [
+    "fit",
+    "--model=Classifier",
+    "--model.network_args={width: 4}",
+    "--ckpt_path=last",
+    "--data.augment=true",
+    "--trainer.accelerator=cpu",
+    "--trainer.max_epochs=3",
+    "--trainer.limit_train_batches=3",
+    "--trainer.limit_val_batches=1",
+    "--trainer.check_val_every_n_epoch=2",
+    "--trainer.log_every_n_steps=1",
+    "--trainer.num_sanity_val_steps=0",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+    "--trainer.callbacks=[callbacks.Randomness, callbacks.Report, test_resume_killed.Killed]",
+    "--trainer.callbacks+=callbacks.MidEpochCheckpoint",
+    "--trainer.callbacks.every_n_batches=4",
+    "--trainer.callbacks+=ModelCheckpoint",
+    "--trainer.callbacks.filename=last",
+    "--trainer.callbacks.save_on_train_epoch_end=true",
+]
+ROWS = Path("runs", "classifier", "version_0", "metrics.csv")
+
+
+class Killed(Callback):
+    """Kills all processes of the run when so many batches are done, if told to by the environment."""
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        done = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        if os.environ.get("KILLED_AFTER") == str(done):
+            trainer.strategy.barrier()
+            os.killpg(0, signal.SIGKILL)
+
+
+def start(arguments: list[str]) -> None:
+    os.setsid()  # a group of processes of its own, which is killed together
+    torch.rand(len(os.environ.get("KILLED_AFTER", "")))
+    sys.argv = ["train.py", *arguments]
+    train.main(arguments)
+
+
+def run(arguments: list[str], killed_after: int | None = None) -> int:
+    """The exit code of the command in a process of its own, forked, for a new one would import for seconds."""
+    os.environ.pop("KILLED_AFTER", None)
+    if killed_after:
+        os.environ["KILLED_AFTER"] = str(killed_after)
+    process = multiprocessing.get_context("fork").Process(target=start, args=(arguments,))
+    process.start()
+    process.join()
+    return int(process.exitcode or 0)
+
+
+def rows() -> list[dict[str, str]]:
+    with ROWS.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def end_state() -> dict[str, Any]:
+    found = torch.load("runs/classifier/version_0/checkpoints/last.ckpt", weights_only=True)
+    del found["callbacks"]["Report"]["seconds"], found["command_line_config"]
+    for name, kept in found["callbacks"].items():
+        if name.startswith("ModelCheckpoint"):
+            kept.clear()  # the folder
+    return found
+
+
+@pytest.mark.parametrize("more", [[], ["--trainer.devices=2", "--trainer.strategy=ddp_fork"]], ids=["one", "two"])
+def test_a_killed_run_goes_on_with_the_same_command_as_if_nothing_had_happened(more, tmp_path, monkeypatch):
+    (tmp_path / "whole").mkdir()
+    monkeypatch.chdir(tmp_path / "whole")
+    assert run([*COMMAND, *more]) == 0
+    whole, logged = end_state(), rows()
+    (tmp_path / "killed").mkdir()
+    monkeypatch.chdir(tmp_path / "killed")
+    assert run([*COMMAND, *more], killed_after=5) == -signal.SIGKILL  # a batch after the checkpoint
+    assert run([*COMMAND, *more]) == 0
+    assert [path.name for path in Path("runs", "classifier").iterdir()] == ["version_0"]
+    assert rows() == logged
+    assert differences(whole, end_state()) == []
