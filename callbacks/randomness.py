@@ -120,7 +120,8 @@ class Randomness(Callback):
         """In the middle of an epoch, take back what the new iterator of the data loader drew."""
         loop = trainer.fit_loop
         if self._max_steps is not None:
-            self._max_steps, loop.epoch_loop.max_steps = None, self._max_steps
+            loop.epoch_loop.max_steps = self._max_steps
+            self._max_steps = None
         if loop.restarting and trainer.global_rank < len(self._restored):
             if loop._combined_loader_states_to_load and loop._data_fetcher is not None:
                 # A module that asked for the number of steps had the loaders set up before their place was known.

@@ -391,7 +391,12 @@ def test_photographs_for_digits_are_refused_or_skipped_too(tmp_path):
 def test_no_program_is_started_for_a_picture_whatever_its_name_says(tmp_path, monkeypatch):
     """PIL gives PostScript to Ghostscript, by its content: a hostile picture could bring a program along."""
     started = []
-    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: started.append(1) or Image.new("RGB", (4, 4)).im)
+
+    def ghostscript(*_, **__):
+        started.append(1)
+        return Image.new("RGB", (4, 4)).im
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", ghostscript)
     (tmp_path / "x.jpg").write_bytes(broken_content(tmp_path)["postscript.jpg"])
     Image.open(tmp_path / "x.jpg").load()
     assert started == [1], "it would be"
