@@ -394,7 +394,7 @@ def test_posteriors_stay_float32_in_mixed_precision_and_losses_leave_it():
 def test_covariances_are_not_rounded_in_mixed_precision():
     module = small(DIPVAE)
     codes = Codes(*(torch.randn(16, 3) for _ in range(3)))
-    module.draw_codes = lambda x, generator=None: codes
+    module.draw_codes = lambda *_: codes
     exact = figures(module, few())["penalty"]
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(figures(module, few())["penalty"], exact)
@@ -439,7 +439,7 @@ def two_processes(rank: int, folder: str) -> None:
 
 
 def noiseless(module: Any) -> Any:
-    def draw(x: Tensor, generator: Any = None) -> Codes:
+    def draw(x: Tensor, *_: Any) -> Codes:
         mean, logvar = module.encoder(x).chunk(2, 1)
         return Codes(mean, mean, logvar)
 
