@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
-from itertools import zip_longest
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,7 +10,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from callbacks.figures import IN_DISTRIBUTION, PALETTE, SEQUENCE, legend_above, panels, tidy
+from callbacks.figures import IN_DISTRIBUTION, INK, PALETTE, SEQUENCE, legend_above, panels, tidy
 from callbacks.report.parts import Figures, document, gallery, section, table
 
 from .disentanglement_tables import (
@@ -80,7 +79,9 @@ def _training(records: Sequence[Record], draw: Figures) -> str:
         "MIG of the posterior means of all images, from the untrained network on. Each line is a run, its colour the "
         "strength."
     )
-    return section("MIG during training", note, gallery([draw(training_figure(records), "MIG during training")]))
+    methods = dict.fromkeys(record["method"] for record in records)
+    figures = (draw(training_figure(records, method), f"MIG of {method} during training") for method in methods)
+    return section("MIG during training", note, gallery(figures))
 
 
 def _variance(records: Sequence[Record], keys: Mapping[str, str], draw: Figures) -> str:
@@ -186,30 +187,21 @@ def scores_figure(records: Sequence[Record], key: str, title: str) -> Figure:
     return figure
 
 
-def training_figure(records: Sequence[Record]) -> Figure:
-    """MIG against steps, a panel for each method and a line for each run."""
-    methods = list(dict.fromkeys(record["method"] for record in records))
-    columns = min(3, len(methods))
-    figure, grid = panels(math.ceil(len(methods) / columns), columns, 2.6)
+def training_figure(records: Sequence[Record], method: str) -> Figure:
+    """MIG of a method's runs against the steps, a line for each; the axis is the same for all methods."""
+    figure, ((axes,),) = panels(1, 1, 3.2)
+    runs = [record for record in records if record["method"] == method]
+    strengths = sorted({run["strength"] for run in runs})
+    for run in runs:
+        place = strengths.index(run["strength"]) / max(1, len(strengths) - 1)
+        first = run["seed"] == min(each["seed"] for each in runs if each["strength"] == run["strength"])
+        steps, values = zip(*run["mig_during_training"], strict=True)
+        label = run["argument"] if first else None
+        axes.plot(steps, values, color=to_hex(SEQUENCE(place)), linewidth=1.2, label=label)
     top = max(value for record in records for _, value in record["mig_during_training"])
-    for axes, method in zip_longest(grid.flat, methods):
-        if method is None:
-            axes.set_visible(False)
-            continue
-        strengths = sorted({record["strength"] for record in records if record["method"] == method})
-        for record in records:
-            if record["method"] == method:
-                place = strengths.index(record["strength"]) / max(1, len(strengths) - 1)
-                first = record["seed"] == min(each["seed"] for each in records)
-                axes.plot(
-                    *zip(*record["mig_during_training"], strict=True),
-                    color=to_hex(SEQUENCE(place)),
-                    linewidth=1.2,
-                    label=record["argument"] if first else None,
-                )
-        axes.set(title=method, ylim=(0, 1.05 * top), xlabel="step")
-        tidy(axes)
-        axes.legend(frameon=False, fontsize="x-small")
+    axes.set(title=f"MIG of {method}", ylim=(0, 1.05 * top), xlabel="step")
+    tidy(axes)
+    axes.legend(frameon=False, fontsize="x-small", loc="upper left", labelcolor=INK)
     return figure
 
 

@@ -13,7 +13,7 @@ from sklearn.preprocessing import OneHotEncoder
 
 import train
 from benchmarks import disentanglement as study
-from benchmarks.disentanglement_page import heat_table, scores_figure, study_page, variance_figure
+from benchmarks.disentanglement_page import heat_table, scores_figure, study_page, training_figure, variance_figure
 from benchmarks.disentanglement_tables import (
     agreement_table,
     best_table,
@@ -223,6 +223,13 @@ def test_a_dot_for_every_run_and_a_bar_for_every_setting():
     expected = [np.mean([run["figures"]["mean/mig"] for run in runs[start : start + 3]]) for start in range(0, 27, 3)]
     assert bars == pytest.approx(expected)
     assert [label.get_text() for label in axes.get_xticklabels()] == list(METHODS)
+
+
+def test_a_line_for_every_run_from_the_untrained_network_on():
+    (axes,) = training_figure(full_runs(), "FactorVAE").axes
+    assert [line.get_xdata().tolist() for line in axes.lines] == [[0, 500]] * 9
+    assert [line.get_ydata()[1] for line in axes.lines] == pytest.approx([0.1, 0.11, 0.12] * 3)
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["beta=1", "beta=4", "beta=16"]
 
 
 def test_the_bars_of_explained_variance_are_the_tables():
