@@ -3,6 +3,7 @@
 import csv
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -12,16 +13,14 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from teachers import save_teacher_of_recipe
 from test_contract import differences
 
 import train
+import zoo
 
-COMMAND = [
-    "fit",
-    "--model=Classifier",
-    "--model.network_args={width: 4}",
+FEW = [
     "--ckpt_path=last",
-    "--data.augment=true",
     "--trainer.accelerator=cpu",
     "--trainer.max_epochs=3",
     "--trainer.limit_train_batches=3",
@@ -31,14 +30,14 @@ COMMAND = [
     "--trainer.num_sanity_val_steps=0",
     "--trainer.enable_progress_bar=false",
     "--trainer.enable_model_summary=false",
-    "--trainer.callbacks=[callbacks.Randomness, callbacks.Report, test_resume_killed.Killed]",
+    "--trainer.callbacks+=test_resume_killed.Killed",
     "--trainer.callbacks+=callbacks.MidEpochCheckpoint",
     "--trainer.callbacks.every_n_batches=4",
-    "--trainer.callbacks+=ModelCheckpoint",
-    "--trainer.callbacks.filename=last",
-    "--trainer.callbacks.save_on_train_epoch_end=true",
 ]
-ROWS = Path("runs", "classifier", "version_0", "metrics.csv")
+PROCESSES = [
+    pytest.param([], id="one"),
+    pytest.param(["--trainer.devices=2", "--trainer.strategy=ddp_fork"], id="two"),
+]
 
 
 class Killed(Callback):
@@ -69,13 +68,18 @@ def run(arguments: list[str], killed_after: int | None = None) -> int:
     return int(process.exitcode or 0)
 
 
+def run_folder() -> Path:
+    (found,) = Path("runs").glob("*/version_*/metrics.csv")  # of a teacher there is nothing but its checkpoint
+    return found.parent
+
+
 def rows() -> list[dict[str, str]]:
-    with ROWS.open(newline="") as file:
+    with (run_folder() / "metrics.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
 
 def end_state() -> dict[str, Any]:
-    found = torch.load("runs/classifier/version_0/checkpoints/last.ckpt", weights_only=True)
+    found = torch.load(run_folder() / "checkpoints" / "last.ckpt", weights_only=True)
     del found["callbacks"]["Report"]["seconds"], found["command_line_config"]
     for name, kept in found["callbacks"].items():
         if name.startswith("ModelCheckpoint"):
@@ -83,16 +87,34 @@ def end_state() -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("more", [[], ["--trainer.devices=2", "--trainer.strategy=ddp_fork"]], ids=["one", "two"])
-def test_a_killed_run_goes_on_with_the_same_command_as_if_nothing_had_happened(more, tmp_path, monkeypatch):
-    (tmp_path / "whole").mkdir()
-    monkeypatch.chdir(tmp_path / "whole")
-    assert run([*COMMAND, *more]) == 0
+def check_that_a_killed_run_goes_on(command: list[str], teachers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("whole", "killed"):
+        shutil.copytree(teachers, name)
+    monkeypatch.chdir("whole")
+    assert run(command) == 0
     whole, logged = end_state(), rows()
-    (tmp_path / "killed").mkdir()
-    monkeypatch.chdir(tmp_path / "killed")
-    assert run([*COMMAND, *more], killed_after=5) == -signal.SIGKILL  # a batch after the checkpoint
-    assert run([*COMMAND, *more]) == 0
-    assert [path.name for path in Path("runs", "classifier").iterdir()] == ["version_0"]
+    monkeypatch.chdir("../killed")
+    assert run(command, killed_after=5) == -signal.SIGKILL  # a batch after the checkpoint
+    assert run(command) == 0
     assert rows() == logged
     assert differences(whole, end_state()) == []
+
+
+@pytest.mark.parametrize("more", PROCESSES)
+def test_a_killed_run_goes_on_with_the_same_command_as_if_nothing_had_happened(more, tmp_path, monkeypatch):
+    command = ["fit", "--model=Classifier", "--model.network_args={width: 4}", "--data.augment=true", *FEW, *more]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "teachers").mkdir()
+    check_that_a_killed_run_goes_on(command, tmp_path / "teachers", monkeypatch)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("more", PROCESSES)
+@pytest.mark.parametrize("name", zoo.__all__)
+def test_every_recipe_goes_on_after_a_kill(name, more, tmp_path, monkeypatch):
+    (tmp_path / "teachers").mkdir()
+    monkeypatch.chdir(tmp_path / "teachers")
+    (recipe,) = train.starting_points({"--model": name})
+    save_teacher_of_recipe(Path(recipe.removeprefix("--config=")))
+    monkeypatch.chdir(tmp_path)
+    check_that_a_killed_run_goes_on(["fit", f"--model={name}", *FEW, *more], tmp_path / "teachers", monkeypatch)
