@@ -414,6 +414,21 @@ def test_an_epoch_of_one_batch_ends_with_the_checkpoint_of_its_epoch(folder):
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+class Fails(Callback):
+    """In the first epoch."""
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        raise RuntimeError("a mistake")
+
+
+def test_no_earlier_runs_checkpoint_is_named_as_the_last_good_state(folder, capfd):
+    torch.save({}, folder / "earlier.ckpt")
+    callbacks = [CleanStop(), ModelCheckpoint(folder, "last"), Fails()]
+    with pytest.raises(RuntimeError, match="a mistake"):
+        trainer_with(False, callbacks=callbacks).fit(Line())
+    assert "last good state" not in capfd.readouterr().err
+
+
 class KilledRank(Callback):
     """One of two processes gets a SIGTERM."""
 
