@@ -13,6 +13,7 @@ from teachers import save_teacher
 from test_contract import CONFS, QUIET, build, differences
 
 from callbacks import KeptLogs, MidEpochCheckpoint, Randomness, Report, ResumableCSVLogger
+from zoo import Classifier
 
 MIDDLE = Path("runs", "it", "version_0", "checkpoints", "last-mid-epoch.ckpt")
 ROWS = Path("runs", "it", "version_0", "metrics.csv")
@@ -147,3 +148,14 @@ def test_jem_goes_on_with_the_good_states_that_a_recovery_returns_to():
     conf = prepared("jem")
     conf["model"]["init_args"]["snapshot_every_n_steps"] = 4  # one before the checkpoint is still there at the end
     check_that_the_interrupted_run_equals_the_whole_one(conf)
+
+
+def test_a_schedule_that_asks_for_the_number_of_steps(monkeypatch):
+    def configure_optimizers(self: Classifier) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), 0.01)
+        steps = int(self.trainer.estimated_stepping_batches)  # draws an order before the place in it is known
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    monkeypatch.setattr(Classifier, "configure_optimizers", configure_optimizers)
+    check_that_the_interrupted_run_equals_the_whole_one(prepared("classifier"))
