@@ -37,7 +37,8 @@ def energy(logits: Tensor) -> Tensor:
 def entropy(logits: Tensor) -> Tensor:
     """Entropy of the softmax in nats, (B, K) to (B,), in [0, log K]."""
     log_p = logits.double().log_softmax(dim=1)
-    return -(log_p.exp() * log_p).sum(dim=1)
+    # 0 where p is 0 and its logarithm infinite; `torch.special.entr` of p would lose what p near 1 rounds away
+    return -(log_p.exp() * log_p).where(log_p != -torch.inf, 0.0).sum(dim=1)
 
 
 def gen(logits: Tensor, gamma: float = 0.1, top: int = 100) -> Tensor:
