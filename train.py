@@ -103,6 +103,10 @@ class ZooCLI(LightningCLI):
         LightningDataModule.__str__ = LightningDataModule.__repr__  # type: ignore[method-assign]  # for a moment
         try:
             super().instantiate_classes()
+        except Exception as error:
+            if refusal := cli.not_built(error):
+                raise refusal from error
+            raise
         finally:
             LightningDataModule.__str__ = described  # type: ignore[method-assign]  # as it was
 
