@@ -14,10 +14,11 @@ from argparse import ArgumentError
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
+import torch
 import yaml
-from jsonargparse import set_loader
+from jsonargparse import Namespace, set_loader
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -62,6 +63,8 @@ class Parser(LightningArgumentParser):
         if unknown := re.match(r"unrecognized arguments: --([\w.]+)", message):
             options = [*getattr(ex, "subcommand_parser", self).get_defaults().keys()]
             message = f"--{unknown[1]}: no such argument{suggestion(unknown[1], options)}"
+        elif unknown := re.match(r"unrecognized arguments: (.*)", message, re.DOTALL):
+            message = f"{unknown[1]!r} is no argument; expected --NAME VALUE"
         super().error(message, ex)
 
 
@@ -98,6 +101,9 @@ def spell_out(args: list[str], names: Mapping[str, Mapping[str, str]]) -> tuple[
 
     Returns:
         The new command line, and its flags with their values.
+
+    Raises:
+        ArgumentError: A value cannot be meant.
     """
     args, flags = list(args), {}
     for i, arg in enumerate(args):
@@ -108,6 +114,10 @@ def spell_out(args: list[str], names: Mapping[str, Mapping[str, str]]) -> tuple[
             args[i if equals else i + 1] = f"{flag}={full}" if equals else full
         if flag.startswith("-"):
             flags[flag] = value
+            try:
+                config_text.check_flag(flag, value)
+            except ValueError as error:
+                raise ArgumentError(None, str(error)) from error
     return args, flags
 
 
@@ -159,6 +169,49 @@ def trained_data(path: str | None, model: str) -> dict[str, Any] | None:
     except (TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"--ckpt_path {path}: its data are no class with plain arguments: {config!r:.80}") from error
     return plain
+
+
+def check_run(config: Any) -> None:
+    """Refuse what Lightning would stumble over later.
+
+    Args:
+        config: The options of a subcommand, or of none.
+
+    Raises:
+        ArgumentError: The seed is none of NumPy's, gradients are never applied, or an argument is null that may not be.
+    """
+    seed = config.get("seed_everything")
+    if type(seed) is int and not 0 <= seed < 2**32:
+        raise ArgumentError(None, f"--seed_everything: expected a whole number from 0 to {2**32 - 1}, got {seed}")
+    if (batches := config.trainer.accumulate_grad_batches) < 1:
+        raise ArgumentError(None, f"--trainer.accumulate_grad_batches: expected at least 1, got {batches}")
+    for name in ("model", "data"):
+        check_nulls(f"--{name}", config.get(name))
+
+
+def check_nulls(name: str, entry: Any) -> None:
+    """Refuse a null where a class expects something else: jsonargparse takes it for an argument that is not there.
+
+    Args:
+        name: The option.
+        entry: A class with its arguments, perhaps with other classes among them.
+
+    Raises:
+        ArgumentError: With the argument.
+    """
+    kind = checkpoints.imported(entry.get("class_path")) if isinstance(entry, Mapping | Namespace) else None
+    if kind is None:
+        return
+    hints = checkpoints.constructor_hints(kind)
+    for argument, value in (entry.get("init_args") or Namespace()).items(branches=True):
+        if value is None and argument in hints and not takes_null(hints[argument]):
+            raise ArgumentError(None, f"{name}.{argument}: expected {hints[argument]}, got null")
+        check_nulls(f"{name}.{argument}", value)
+
+
+def takes_null(hint: Any) -> bool:
+    """Whether None is of a type."""
+    return hint in (Any, None, type(None)) or type(None) in get_args(hint)
 
 
 def insist_on_weights_only(config: Any) -> None:
@@ -288,7 +341,7 @@ def not_built(error: Exception) -> NotBuilt | None:
         cause = cause.__cause__
     frames = [frame for frame, _ in traceback.walk_tb(cause.__traceback__)]
     built = [frame.f_locals["self"] for frame in frames if frame.f_code.co_name == "__init__"]
-    name = f"{type(built[0]).__name__} " if built else ""
+    name = f"{type(built[0]).__name__} " if built else "a class "
     said = f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
     return NotBuilt(f"{name}cannot be built with these arguments: {said} (ZOO_DEBUG=1 shows where)")
 
@@ -297,6 +350,11 @@ def explanation(error: BaseException) -> str | None:
     """The message, if somebody wrote it for whoever gives the input."""
     if isinstance(error, NotBuilt):
         return str(error)
+    allocating = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # of torch, on the CPU
+    if allocating or isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return (
+            f"not enough memory: {str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__}"
+        )
     if isinstance(error, OSError) and error.filename:
         return f"cannot use {error.filename}: {error.strerror}"
     if str(error).startswith("Error(s) in loading state_dict"):
@@ -316,6 +374,7 @@ def in_one_line(message: str, known: Mapping[str, Collection[str]]) -> str:
     """The essence of a message of jsonargparse: which argument, where, what was expected, what came."""
     where, _, message = message.rpartition(IN_FILE)
     where = f"{where}: " if where else ""
+    message = re.sub(r"NestedArg\(key='[^']*', val='((?:[^'\\]|\\.)*)'\)", r"'\1'", message)
     message = re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.(?=\w)", r"\1", message)
     message = re.sub(r"\b(?:fit|validate|test|predict)\.(?=data|model)", "--", message)
     keys = re.findall(r'Parser key "([^"]+)":', message)
@@ -331,7 +390,9 @@ def in_one_line(message: str, known: Mapping[str, Collection[str]]) -> str:
     elif base := re.search(r"Not a valid subclass of (\w+)\. Got value: (.{1,80})", inner):
         essence = f"expected {config_text.ENTRY}, of a {base[1]}, got {base[2]}"
     elif name := re.search(r"Expected a dot import path string: (\S+)", inner):
-        essence = f"no such class: {name[1]}{suggestion(name[1], known.get(keys[-1], ()))}"
+        kind = keys[-1] if keys else next((key for key in known if f"--{key}.help" in message), "")
+        essence = f"no such class: {name[1]}{suggestion(name[1], known.get(kind, ()))}"
+        keys = keys or [f"{kind}.help"]
     elif problem := re.search(r"given class_path '([^']+)':\s+(.+)", inner):
         essence = f"{problem[1]}: {problem[2]}"
     elif given and (expected or errors):
@@ -339,7 +400,8 @@ def in_one_line(message: str, known: Mapping[str, Collection[str]]) -> str:
         essence += f", got {given[1]}"
     else:
         essence = " ".join(re.sub(r'Parser key "[^"]+":|"<unicode string>",', "", inner).split())
-    return f"{where}--{'.'.join(keys)}: {essence}" if keys else where + essence
+    option_name = ".".join(keys).replace("trainer.trainer", "trainer")  # of a whole group in one flag
+    return f"{where}--{option_name}: {essence}" if keys else where + essence
 
 
 def suggestion(name: str, known: Collection[str]) -> str:

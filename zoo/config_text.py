@@ -26,6 +26,10 @@ EVENTS = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 jsonargparse_loader = get_loader("yaml")  # reads 1e-3 as a number
 
 
+class NotMeant(yaml.YAMLError):
+    """Correct YAML that means something else than it says, or would not end."""
+
+
 def load(text: str) -> Any:
     """The value of a text in YAML or JSON.
 
@@ -52,21 +56,21 @@ def check_yaml(text: str) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             stack.append(_Open(event.anchor, isinstance(event, yaml.MappingStartEvent)))
             if len(stack) > MOST_LEVELS:
-                raise yaml.YAMLError(f"more than {MOST_LEVELS} levels {where}")
+                raise NotMeant(f"more than {MOST_LEVELS} levels {where}")
         elif isinstance(event, yaml.CollectionEndEvent):
             closed = stack.pop()
             stack[-1].add(closed.size, None)
             sizes[closed.anchor] = closed.size
         elif isinstance(event, yaml.ScalarEvent):
             if not stack[-1].add(1, event.value):
-                raise yaml.YAMLError(f"{event.value!r} stands there twice {where}")
+                raise NotMeant(f"{event.value!r} stands there twice {where}")
             sizes[event.anchor] = 1
         elif isinstance(event, yaml.AliasEvent):
             if event.anchor in {each.anchor for each in stack}:
-                raise yaml.YAMLError(f"{event.anchor!r} contains itself {where}")
+                raise NotMeant(f"{event.anchor!r} contains itself {where}")
             stack[-1].add(sizes.get(event.anchor, 1), None)
             if sum(each.size for each in stack) > MOST_NODES:
-                raise yaml.YAMLError(f"aliases make more than {MOST_NODES} values {where}")
+                raise NotMeant(f"aliases make more than {MOST_NODES} values {where}")
 
 
 class _Open:
@@ -97,6 +101,29 @@ class _Open:
 # ---------------------------------------------------------------- what it says
 
 
+def check_flag(flag: str, value: str) -> None:
+    """Refuse a value on the command line that cannot be meant, before parsers of YAML recurse into it.
+
+    Args:
+        flag: With its dashes.
+        value: Its text.
+
+    Raises:
+        ValueError: It would not end, or an entry in it describes no class.
+    """
+    name = flag.lstrip("-").removesuffix("+")
+    if name in CLASSES and not value.strip():
+        raise ValueError(f"--{name}: expected {ENTRY}, got nothing")
+    try:
+        loaded = load(value)
+    except NotMeant as error:
+        raise ValueError(f"--{name}: {error}") from error
+    except yaml.YAMLError:  # for jsonargparse to tell, or no YAML at all
+        return
+    if name not in ("c", "config"):  # which `check_config` looks at
+        check_value(name, loaded, "--")
+
+
 def check_config(config: Any, options: Collection[str]) -> None:
     """Refuse a configuration that cannot be meant, and name the entry.
 
@@ -110,36 +137,41 @@ def check_config(config: Any, options: Collection[str]) -> None:
     if not isinstance(config, Mapping):
         raise ValueError(f"expected options such as `model:`, got {shown(config)}")
     if "subcommand" in options:  # a configuration of several, each with options of its own
+        if "subcommand" in config:
+            raise ValueError("subcommand: expected on the command line, not in a configuration")
         return
     _check_options(config, "", options)
     for name, value in _flat(config, ""):
         check_value(name, value)
 
 
-def check_value(name: str, value: Any) -> None:
+def check_value(name: str, value: Any, dashes: str = "") -> None:
     """Refuse a value that cannot be meant.
 
     Args:
         name: Its option, or the place of a part of it.
         value: What was read.
+        dashes: Before the name of an option of the command line.
 
     Raises:
-        ValueError: An entry describes no class, or a text has a character that no file name or network takes.
+        ValueError: An entry describes no class, a text has a character that ends it in C, or a number is too large.
     """
-    kinds = CLASSES.get(name)
+    kinds, called = CLASSES.get(name), dashes + name
     if kinds and not isinstance(value, kinds):
-        raise ValueError(f"{name}: expected {ENTRY}{', or a list of them' * (list in kinds)}, got {shown(value)}")
+        raise ValueError(f"{called}: expected {ENTRY}{', or a list of them' * (list in kinds)}, got {shown(value)}")
     if kinds and isinstance(value, list):
         for i, item in enumerate(value):
             if not isinstance(item, str) and not (isinstance(item, Mapping) and "class_path" in item):
-                raise ValueError(f"{name}[{i}]: expected {ENTRY}, got {shown(item)}")
+                raise ValueError(f"{called}[{i}]: expected {ENTRY}, got {shown(item)}")
     if isinstance(value, Mapping) and not {"class_path", "init_args"}.isdisjoint(value):
-        _check_class(name, value)
+        _check_class(called, value)
     if isinstance(value, str) and "\0" in value:
-        raise ValueError(f"{name}: a text with the character NUL, {shown(value)}")
+        raise ValueError(f"{called}: a text with the character NUL, {shown(value)}")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError(f"{called}: expected a number of 64 bits, got {shown(value)}")
     if isinstance(value, Mapping | list):
         for key, part in value.items() if isinstance(value, Mapping) else enumerate(value):
-            check_value(f"{name}[{key}]" if isinstance(value, list) else f"{name}.{key}", part)
+            check_value(f"{name}[{key}]" if isinstance(value, list) else f"{name}.{key}", part, dashes)
 
 
 def _check_class(name: str, entry: Mapping[Any, Any]) -> None:
@@ -186,5 +218,5 @@ def closest(name: object, known: Collection[str]) -> str:
 
 def shown(value: object) -> str:
     """A value for a message, in one short line."""
-    text = repr(value)
+    text = "a very large number" if isinstance(value, int) and abs(value) >= 10**80 else repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
