@@ -119,9 +119,10 @@ def test_it_computes_in_float32_at_least_and_shapes_broadcast(dtype):
     [
         ([0.0, 1.0, 2.0], [[0.0, 0.0, 0.0]], r"edges \(3,\) with logits \(1, 3\): expected k \+ 1 and k"),
         ([0.0, 2.0, 1.0], [[0.0, 0.0]], "must rise"),
+        ([0.0, 2.0, math.inf], [[0.0, 0.0]], "must rise and be finite"),
         ([0.0, 1.0, 2.0], [[0.0, math.nan]], "logits"),
     ],
 )
 def test_what_is_no_histogram_is_refused(edges, logits, message):
     with pytest.raises(ValueError, match=message):
-        PiecewiseUniform(torch.tensor(edges), torch.tensor(logits))
+        PiecewiseUniform(torch.tensor(edges), torch.tensor(logits), validate_args=True)
