@@ -37,6 +37,10 @@ class EndTogether(Callback):
                 "the nodes"
             )
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Wait for the others: a process that is done would not hear of a failure in another's last moments."""
+        trainer.strategy.barrier("EndTogether")
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write the error, close the connections."""
         if not isinstance(exception, Exception):  # who ends or interrupts a run ends or interrupts all of it
