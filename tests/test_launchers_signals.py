@@ -5,7 +5,9 @@ import signal
 import socket
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -58,8 +60,12 @@ class Run:
         self.folder, self.terminal = folder, folder / "terminal"
         self.workers: list[int] = []
         with self.terminal.open("w") as out:
+            as_in_a_terminal: dict[str, Any] = {
+                "start_new_session": True,
+                "preexec_fn": partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # ignored in background jobs
+            }
             self.started = [
-                subprocess.Popen(each, cwd=folder, env=environment, stdout=out, stderr=out, start_new_session=True)
+                subprocess.Popen(each, cwd=folder, env=environment, stdout=out, stderr=out, **as_in_a_terminal)
                 for each in commands
             ]
 
