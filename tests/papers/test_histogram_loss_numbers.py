@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from examples import examples
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from loss_inputs import check, dtypes, exact, numbers, one_line, seeds, size, tensors
@@ -194,6 +195,7 @@ def test_the_baselines_are_log_densities_in_every_precision(data):
     check(mixture_loss(y, logits, means, scales), expected, dtype, 1 + abs(each).max(initial=0))
 
 
+@examples(10)
 @given(seeds)
 def test_the_gradients_of_the_losses_are_those_of_finite_differences(seed):
     draw = torch.Generator().manual_seed(seed)

@@ -1,7 +1,6 @@
 """Cross-entropy with labels, of three papers: any shape, dtype and layout, huge logits, and labels that are none."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -155,11 +154,14 @@ def test_a_share_out_of_range_is_refused(share):
 def test_distillation_is_a_mix_of_its_terms_and_at_least_nothing(data, alpha):
     logits, labels = draw_batch(data, 1e4, smallest=1)
     teacher = data.draw(tensors(tuple(logits.shape), numbers(1e4), data.draw(dtypes)))
-    loss: Callable[[float], float] = lambda share: distillation_loss(logits, teacher, labels, 2.0, share).item()  # noqa: E731
+
+    def loss(share: float) -> float:
+        return distillation_loss(logits, teacher, labels, 2.0, share).item()
+
     hard, soft = loss(0.0), loss(1.0)
     assert hard == pytest.approx(hard_loss(logits, labels).item(), rel=1e-6)
     assert loss(alpha) == pytest.approx((1 - alpha) * hard + alpha * soft, rel=1e-5, abs=1e-5)
-    assert min(hard, soft) >= -1e-2 * torch.finfo(torch.float32).eps * size(logits, teacher)
+    assert min(hard, soft) >= -16 * torch.finfo(torch.float32).eps * size(logits, teacher)
 
 
 @given(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(1, 10**6) | st.just(math.inf))

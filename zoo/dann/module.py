@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ..checks import check_images, check_labelled_batch
 from ..evaluation import SetMeans, positions
 from ..log_interval import logs_now
+from ..nets.cross_entropy import cross_entropy
 from ..nets.precision import at_least_float32
 from .arguments import check_arguments
 from .loss import (
@@ -174,7 +174,7 @@ class DANN(LightningModule):
             check_images(x_t, self.image_shape)
         f_s, f_t = self._features_of_both(x_s, x_t)
         logits_s = self._logits(f_s)
-        label_loss = functional.cross_entropy(at_least_float32(logits_s), y_s)
+        label_loss = cross_entropy(logits_s, y_s)
 
         coefficient = self.coefficient()
         f_s, f_t = (f.detach() if h.adaptation == "none" else reverse_gradient(f, coefficient) for f in (f_s, f_t))
@@ -273,7 +273,7 @@ class DANN(LightningModule):
         count = len(positions(self.trainer, batch_idx, len(y)))
         counted, y = logits[: count or None], y[: count or None]
         figures = {
-            "loss": functional.cross_entropy(at_least_float32(counted), y),
+            "loss": cross_entropy(counted, y),
             "acc": (counted.argmax(1) == y).float().mean(),
         }
         self.means.log(self, stage, figures, count)
