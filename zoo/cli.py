@@ -350,6 +350,8 @@ def explanation(error: BaseException) -> str | None:
     """The message, if somebody wrote it for whoever gives the input."""
     if isinstance(error, NotBuilt):
         return str(error)
+    if isinstance(error, RuntimeError) and re.search(r"type \(.*\) and .* type \(.*\) should be the same", str(error)):
+        return f"--trainer.precision: expected 32-true, 16-mixed or bf16-mixed, for other types meet here: {error}"
     allocating = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # of torch, on the CPU
     if allocating or isinstance(error, MemoryError | torch.OutOfMemoryError):
         return (

@@ -193,7 +193,8 @@ def _check_options(config: Mapping[Any, Any], prefix: str, options: Collection[s
         if name in options or any(name.startswith(option + ".") for option in options):
             continue
         if not inside:
-            raise ValueError(f"{name}: no such option{closest(name, options)}")
+            groups = {option.partition(".")[0] for option in options}
+            raise ValueError(f"{name}: no such option{closest(name, [*options, *groups.difference(options)])}")
         if isinstance(value, Mapping):
             _check_options(value, name + ".", options)
         elif not isinstance(value, str) or not Path(value).is_file():  # which may hold them
