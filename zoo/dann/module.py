@@ -41,7 +41,8 @@ class DANN(LightningModule):
 
     With several processes each takes the domain loss of its own batch, and gradients are averaged: a step of two
     processes with batches of n equals one of a single process with 2 n, unless there is batch normalisation, dropout or
-    ``cdan_e``, whose weights have mean 1 in each process.
+    ``cdan_e``, whose weights have mean 1 in each process. 16-mixed may leave out a step or two at the start, until
+    torch has found a scale for the loss.
 
     Args:
         num_classes: Number of classes, at least 2; the command line takes it from the data.
