@@ -52,7 +52,7 @@ KNOWN = {
     "model": zoo.__all__,
     "data": data_names,
     "trainer.callbacks": [*callback_names, *lightning_callbacks.__all__],
-    "trainer.logger": lightning_loggers.__all__,
+    "trainer.logger": [name for name in lightning_loggers.__all__ if name not in ("Logger", "LitLogger")],  # no classes
 }
 
 
@@ -82,6 +82,7 @@ class ZooCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Take the module's arguments from the checkpoint; Lightning's own builds its class whatever `--model` says."""
         subcommand, self.trained = self.config.get("subcommand"), {}
+        cli.check_run(self.config[subcommand] if subcommand else self.config)
         if subcommand:
             cli.insist_on_weights_only(self.config[subcommand])
         if subcommand == "fit" and self.config.fit.get("ckpt_path") in (None, "last"):
@@ -103,6 +104,10 @@ class ZooCLI(LightningCLI):
         LightningDataModule.__str__ = LightningDataModule.__repr__  # type: ignore[method-assign]  # for a moment
         try:
             super().instantiate_classes()
+        except Exception as error:
+            if refusal := cli.not_built(error):
+                raise refusal from error
+            raise
         finally:
             LightningDataModule.__str__ = described  # type: ignore[method-assign]  # as it was
 

@@ -4,6 +4,9 @@ Bins are ``[lo, hi)`` with the last one closed, ``[lo, 1]``: a confidence of exa
 networks, belongs to the last bin. ``right_closed=True`` gives ``(lo, hi]``, the convention of Guo et al. (On
 Calibration of Modern Neural Networks, 2017), in which 0 is in no bin. The gap of a bin is taken to its mean
 confidence, not to its centre. Empty bins count for nothing.
+
+What has no figure is a ``ValueError``: no sample, labels that are not integers in [0, K), probabilities or confidences
+that are NaN or outside [0, 1].
 """
 
 from dataclasses import dataclass
@@ -47,6 +50,54 @@ class Bins:
         return self.count[self.count > 0] / self.total
 
 
+def check_labels(labels: Tensor | NDArray, samples: int, classes: int) -> None:
+    """Refuse what is not one class for each sample, at least one sample.
+
+    A negative label would count classes from the end, and PyTorch leaves a label of -100 out of a cross-entropy.
+
+    Raises:
+        ValueError: The labels have another shape, are none, are not integers, or are out of range.
+    """
+    whole = labels.dtype.kind in "iu" if isinstance(labels, np.ndarray) else is_whole(labels)
+    if tuple(labels.shape) != (samples,) or not samples or not whole:
+        raise ValueError(
+            f"expected an integer label for each of at least one sample, ({samples},), "
+            f"got shape {tuple(labels.shape)} of {labels.dtype}"
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise ValueError(f"expected labels from 0 to {classes - 1}, got {low} to {high}")
+
+
+def is_whole(values: Tensor) -> bool:
+    """Whether a tensor is of an integer type."""
+    return not (values.is_floating_point() or values.is_complex() or values.dtype == torch.bool)
+
+
+def _checked(probabilities: Floats, labels: Integers) -> tuple[Floats, Integers]:
+    """Probabilities (N, K) in float64 and labels (N,)."""
+    found, classes = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
+    if found.ndim != 2:
+        raise ValueError(f"expected probabilities of shape (N, K), got {found.shape}")
+    check_labels(classes, *found.shape)
+    _refuse_outside(found, "probabilities")
+    return found, classes.astype(np.int64)
+
+
+def _checked_confidence(confidence: Floats, correct: NDArray) -> tuple[Floats, Floats]:
+    """Both (N,) in float64."""
+    found, hits = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
+    if found.ndim != 1 or found.shape != hits.shape or not len(found):
+        raise ValueError(f"expected confidences and hits of shape (N,), N >= 1, got {found.shape} and {hits.shape}")
+    _refuse_outside(found, "confidences")
+    return found, hits
+
+
+def _refuse_outside(values: Floats, what: str) -> None:
+    if broken := int((~((values >= 0) & (values <= 1 + 1e-9))).sum()):  # 1 may be rounded up
+        raise ValueError(f"expected {what} in [0, 1], got {broken} of {values.size} that are NaN or outside")
+
+
 def softmax(logits: Tensor) -> Floats:
     """(N, K) logits to (N, K) probabilities in float64."""
     return torch.softmax(logits.double(), dim=1).numpy()
@@ -54,16 +105,22 @@ def softmax(logits: Tensor) -> Floats:
 
 def accuracy(probabilities: Floats, labels: Integers) -> float:
     """Share of samples whose most probable class (the first of equals) is the label, in [0, 1]."""
+    probabilities, labels = _checked(probabilities, labels)
     return float(np.mean(probabilities.argmax(axis=1) == labels))
 
 
 def nll(logits: Tensor, labels: Tensor) -> float:
-    """Mean negative log-likelihood in nats, from the log-softmax of (N, K) logits: finite for finite logits."""
-    return float(torch.nn.functional.cross_entropy(logits.double(), labels))
+    """Mean negative log-likelihood in nats, from the log-softmax of (N, K) logits: finite for finite logits.
+
+    NaN logits make it NaN; a logit of -inf is a class of probability 0.
+    """
+    check_labels(labels, *logits.shape)
+    return float(torch.nn.functional.cross_entropy(logits.double(), labels.long()))
 
 
 def brier(probabilities: Floats, labels: Integers) -> float:
     """Mean over samples of the squared error summed over classes, in [0, 2] (Brier 1950)."""
+    probabilities, labels = _checked(probabilities, labels)
     target = np.zeros_like(probabilities)
     target[np.arange(len(labels)), labels] = 1.0
     return float(np.mean(np.sum((probabilities - target) ** 2, axis=1)))
@@ -77,10 +134,15 @@ def reliability(confidence: Floats, correct: NDArray, bins: int = 15, right_clos
         correct: (N,) bool, or 0 and 1.
         bins: Number M of bins.
         right_closed: ``(lo, hi]`` instead of ``[lo, hi)``; then a confidence of 0 is in no bin.
+
+    Raises:
+        ValueError: No bin, no sample, or confidences that are NaN or outside [0, 1].
     """
+    _check_bins(bins)
+    confidence, correct = _checked_confidence(confidence, correct)
     edges = np.arange(bins + 1) / bins  # k / M correctly rounded, so that 0.6 lies on the edge 3 / 5
     if right_closed:
-        index = np.searchsorted(edges, confidence, side="left") - 1
+        index = np.minimum(np.searchsorted(edges, confidence, side="left") - 1, bins - 1)
     else:
         index = np.minimum(np.searchsorted(edges, confidence, side="right") - 1, bins - 1)
     inside = index >= 0
@@ -91,12 +153,13 @@ def reliability(confidence: Floats, correct: NDArray, bins: int = 15, right_clos
     # sorted first: sums of floats depend on the order, and no figure may depend on the order of the samples
     order = np.lexsort((confidence[inside], index))
     sums = np.bincount(index[order], weights=confidence[inside][order], minlength=bins)
-    hits = np.bincount(index, weights=np.asarray(correct, dtype=np.float64)[inside], minlength=bins)
+    hits = np.bincount(index, weights=correct[inside], minlength=bins)
     return Bins(edges, count, hits / divisor, sums / divisor, len(confidence))
 
 
 def top_label(probabilities: Floats, labels: Integers) -> tuple[Floats, NDArray[np.bool_]]:
     """Confidence (N,) of the most probable class and whether it is the label (N,)."""
+    probabilities, labels = _checked(probabilities, labels)
     return probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
 
 
@@ -106,8 +169,8 @@ def ece(bins: Bins) -> float:
 
 
 def mce(bins: Bins) -> float:
-    """Largest gap of a bin that is not empty; read it together with the counts."""
-    return float(bins.gap.max())
+    """Largest gap of a bin that is not empty, 0 without any; read it together with the counts."""
+    return float(bins.gap.max(initial=0.0))
 
 
 def rmsce(bins: Bins) -> float:
@@ -116,16 +179,34 @@ def rmsce(bins: Bins) -> float:
 
 
 def adaptive_ece(confidence: Floats, correct: NDArray, bins: int = 15) -> float:
-    """Top-label calibration error with bins of equal counts (the first ones get the remainder)."""
-    correct = np.asarray(correct, dtype=np.float64)
-    order = np.lexsort((correct, confidence))  # by both: equal confidences in any order give one result
-    parts = [part for part in np.array_split(order, bins) if len(part)]
-    gaps = np.array([abs(correct[part].mean() - confidence[part].mean()) for part in parts])
-    return float(gaps @ np.array([len(part) / len(confidence) for part in parts]))
+    """Top-label calibration error with bins of equal counts (the first ones get the remainder).
+
+    Where confidences tie across the border of two bins, each sample counts with the accuracy of its tie group: a
+    constant confidence of 0.5 that is right half of the time has an error of 0.
+    """
+    _check_bins(bins)
+    confidence, correct = _checked_confidence(confidence, correct)
+    ordered, count, share = _tie_groups(confidence, correct)
+    hits, sure = np.repeat(share, count), np.repeat(ordered, count)
+    parts = [part for part in np.array_split(np.arange(len(sure)), bins) if len(part)]
+    gaps = np.array([abs(hits[part].mean() - sure[part].mean()) for part in parts])
+    return float(gaps @ np.array([len(part) / len(sure) for part in parts]))
+
+
+def _tie_groups(values: Floats, correct: Floats) -> tuple[Floats, Integers, Floats]:
+    """Distinct values ascending, how many samples have each, and the share of correct ones among these."""
+    distinct, group, count = np.unique(values, return_inverse=True, return_counts=True)
+    return distinct, count, np.bincount(group, weights=correct) / count
+
+
+def _check_bins(bins: int) -> None:
+    if bins < 1:
+        raise ValueError(f"expected at least one bin, got bins={bins}")
 
 
 def classwise_ece(probabilities: Floats, labels: Integers, bins: int = 15, right_closed: bool = False) -> float:
     """Mean over classes k of the ECE of p_k against ``label == k`` (Kull et al. 2019); small for many classes."""
+    probabilities, labels = _checked(probabilities, labels)
     columns = range(probabilities.shape[1])
     return float(np.mean([ece(reliability(probabilities[:, k], labels == k, bins, right_closed)) for k in columns]))
 
@@ -136,8 +217,8 @@ def aurc(confidence: Floats, correct: NDArray) -> float:
     Where confidences tie, samples are kept in the expected, not in a lucky order: each gets the mean error of
     its tie group.
     """
-    _, group, count = np.unique(-confidence, return_inverse=True, return_counts=True)
-    errors = np.bincount(group, weights=1.0 - np.asarray(correct, dtype=np.float64)) / count
+    confidence, correct = _checked_confidence(confidence, correct)
+    _, count, errors = _tie_groups(-confidence, 1.0 - correct)
     return float(np.mean(np.cumsum(np.repeat(errors, count)) / np.arange(1, len(confidence) + 1)))
 
 
@@ -147,7 +228,7 @@ class Temperature:
 
     Attributes:
         value: T, within the bounds.
-        converged: The gradient vanishes at T and T is not at a bound.
+        converged: The gradient vanishes at T, T is not at a bound, and the NLL is not 0: that has no smallest place.
         nll_before: Mean NLL in nats at T = 1.
         nll_after: At T.
     """
@@ -172,11 +253,17 @@ def fit_temperature(
         labels: (N,) integers in [0, K).
         bounds: Smallest and largest T.
         max_iterations: Of LBFGS.
+
+    Raises:
+        ValueError: Logits that are not finite, or not an integer label in [0, K) for each of at least one sample.
     """
+    check_labels(labels, *logits.shape)
+    if broken := int((~logits.isfinite()).any(1).sum()):
+        raise ValueError(f"NaN or infinite logits for {broken} of {len(logits)} samples")
     low, high = (float(np.log(bound)) for bound in bounds)
     with torch.inference_mode(False), torch.enable_grad():
         # clones: tensors made in inference mode may not be saved for a gradient
-        z, y = logits.detach().double().clone(), labels.detach().clone()
+        z, y = logits.detach().double().clone(), labels.detach().long().clone()
         log_t = torch.zeros((), dtype=torch.float64, device=z.device, requires_grad=True)
         optimizer = torch.optim.LBFGS(
             [log_t],
@@ -201,7 +288,7 @@ def fit_temperature(
         after = closure()
     assert log_t.grad is not None
     # relative to the NLL: where the data are separable both vanish together, far from any optimum
-    flat = abs(log_t.grad.item()) <= 1e-5 * after.item()
+    flat = abs(log_t.grad.item()) <= 1e-5 * after.item() and after.item() > 0
     inside = low < log_t.item() < high
     value = log_t.exp().item() if inside else bounds[log_t.item() >= high]
     return Temperature(value, flat and inside, nll(z, y), after.item())

@@ -1,5 +1,6 @@
 """Ctrl-C, SIGTERM and SLURM's signals: training ends with its last state on disk, and says where it is."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -41,9 +42,13 @@ class CleanStop(Callback):
     is written only where Lightning can go on from: not in the middle of an accumulation of gradients, nor before a
     validation or the end of an epoch, whose checkpoint serves as well. A signal to one of several processes stops all.
     The exit status is 128 and the number of the signal. However a training ends, by an error too, the newest checkpoint
-    that it wrote is named on the terminal.
+    that it wrote is named on the terminal; by an error with a strategy that forks or spawns it is not.
 
-    Before it starts, the folder of the checkpoints must prove writable. ``train.py`` has this callback always.
+    Outside a training, where there is nothing to save, SIGTERM ends the run at once, its other processes with it.
+    Lightning's own handler would end it with status 0, as if the test were done, or have one of several processes wait
+    for the others for ever.
+
+    Before a training starts, the folder of the checkpoints must prove writable. ``train.py`` has this callback always.
 
     Raises:
         OSError: The folder of the checkpoints cannot be written.
@@ -77,13 +82,20 @@ class CleanStop(Callback):
             return
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else ignored, or the user's own
             signal.signal(signal.SIGINT, self._interrupt)
-        before = trainer._signal_connector._original_handlers.get(signal.SIGTERM)
-        signal.signal(signal.SIGTERM, lambda number, frame: self._terminate(before, number, frame))
+        self._take_sigterm(trainer, pl_module)
         environment = trainer._accelerator_connector.cluster_environment
         if isinstance(environment, SLURMEnvironment) and environment.auto_requeue and environment.requeue_signal:
             users = trainer._signal_connector._original_handlers.get(environment.requeue_signal)
             if users in (None, signal.SIG_DFL):
                 signal.signal(environment.requeue_signal, lambda *_: self._ask(REQUEUE))
+
+    def _take_sigterm(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Only a training may go on for a moment; Lightning's handler is in place when the first loop starts."""
+        if threading.current_thread() is threading.main_thread():
+            before = trainer._signal_connector._original_handlers.get(signal.SIGTERM)
+            signal.signal(signal.SIGTERM, functools.partial(self._terminate, trainer, before))
+
+    on_sanity_check_start = on_validation_start = on_test_start = on_predict_start = _take_sigterm
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -110,6 +122,9 @@ class CleanStop(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say where the last good state is."""
+        self._tell(trainer, exception)
+
+    def _tell(self, trainer: Trainer, exception: BaseException) -> None:
         if not self._training or not trainer.is_global_zero:
             return
         self._training = False
@@ -133,10 +148,16 @@ class CleanStop(Callback):
             os.write(2, b"\nCtrl-C: ends after this step, with a checkpoint; a second one ends at once, without\n")
         self._ask(INTERRUPT)
 
-    def _terminate(self, before: Any, *arguments: Any) -> None:
+    def _terminate(self, trainer: Trainer, before: Any, number: int, frame: Any) -> None:
         self._ask(TERMINATE)
         if callable(before) and before is not signal.default_int_handler:
-            before(*arguments)
+            before(number, frame)
+        if self._training:
+            return
+        os.write(2, b"\nSIGTERM: ends now\n")
+        if launcher := trainer.strategy.launcher:
+            launcher.kill(signal.SIGTERM)  # the processes that this one started
+        raise Stopped(128 + number)
 
     def _ask(self, what: int) -> None:
         self._asked = max(self._asked, what)
@@ -166,7 +187,7 @@ class CleanStop(Callback):
         return path
 
     def _end(self, trainer: Trainer, saved: Path | None) -> None:
-        number = SIGNALS[self._agreed]
+        end = Stopped(128 + SIGNALS[self._agreed])
         if not trainer.is_global_zero:
             raise Stopped(0)  # a launcher takes another status for a failure, and kills the first process
         pointer = pointer_of_job(trainer.default_root_dir)
@@ -174,7 +195,8 @@ class CleanStop(Callback):
             write_whole(pointer, str(saved.resolve()).encode())
         if self._agreed == REQUEUE:
             requeue()
-        raise Stopped(128 + number)
+        self._tell(trainer, end)  # in a forked process Lightning tells no callback of an exception
+        raise end
 
     def _newest(self, trainer: Trainer) -> Path | None:
         """The newest checkpoint that this fit wrote, or the one that it went on from."""

@@ -8,6 +8,7 @@ from sklearn.preprocessing import StandardScaler
 Floats = NDArray[np.float64]
 
 DECAYS = (10.0, 1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5)  # of the squared weights, beside the mean cross-entropy
+LARGEST = float(np.finfo(np.float32).max)  # squares of larger features overflow
 LARGEST_LOG = 100.0  # so that squares of weights stay finite
 
 
@@ -54,7 +55,7 @@ def density_ratio(source: ArrayLike, target: ArrayLike, at: ArrayLike, seed: int
         (M,) in [0, e^100].
 
     Raises:
-        ValueError: Fewer than two samples of a domain, other shapes, or features that are not finite.
+        ValueError: Fewer than two samples of a domain, other shapes, or features that are not finite or beyond float32.
     """
     found = checked(source, target, at)
     random = np.random.default_rng(seed)
@@ -85,14 +86,17 @@ def checked(*tables: ArrayLike) -> list[Floats]:
     """Features (N, D) in float64.
 
     Raises:
-        ValueError: Other shapes, one of the first two has fewer than two rows, or a value is not finite.
+        ValueError: Other shapes, one of the first two has fewer than two rows, or a value is not finite or larger than
+            float32 holds.
     """
     found = [np.asarray(rows, np.float64) for rows in tables]
     shapes = [rows.shape for rows in found]
-    if any(rows.ndim != 2 for rows in found) or len({rows.shape[1] for rows in found}) > 1:
-        raise ValueError(f"expected features (N, D) of one width D, got shapes {shapes}")
+    if any(rows.ndim != 2 for rows in found) or len({rows.shape[1] for rows in found}) > 1 or not found[0].shape[1]:
+        raise ValueError(f"expected features (N, D) of one width D >= 1, got shapes {shapes}")
     if min(len(rows) for rows in found[:2]) < 2:
         raise ValueError(f"expected at least two samples of the source and of the target, got shapes {shapes}")
     if not all(np.isfinite(rows).all() for rows in found):
         raise ValueError("expected finite features, got NaN or infinite ones")
+    if any(np.abs(rows).max(initial=0) > LARGEST for rows in found):
+        raise ValueError(f"expected features of at most {LARGEST:.3g}, got larger ones")
     return found

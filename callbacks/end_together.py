@@ -1,6 +1,7 @@
 """When one of several processes fails, the others end too, and the first error is on the terminal."""
 
 import os
+import signal
 import sys
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -14,7 +15,8 @@ class EndTogether(Callback):
     which they would gather from processes that wait for something else, and loggers may take their time. So this one
     writes the error to the terminal at once, before any other process can have one for its sake, and then closes the
     connections (of gloo; NCCL has a watchdog for it): whoever waits for this process fails in its turn, and what is
-    saved afterwards holds the state of this process alone.
+    saved afterwards holds the state of this process alone. If it fails before there are connections, it ends the
+    processes that it started: they would wait for the first one for half an hour.
 
     It also refuses a trainer that does not use the processes that torchrun started: Lightning takes ``devices=1`` for a
     run by itself, so each process would train alone and write into one folder.
@@ -35,11 +37,19 @@ class EndTogether(Callback):
                 "the nodes"
             )
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Wait for the others: a process that is done would not hear of a failure in another's last moments."""
+        trainer.strategy.barrier("EndTogether")
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write the error, close the connections."""
         if not isinstance(exception, Exception):  # who ends or interrupts a run ends or interrupts all of it
             return
-        if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+        if not (distributed.is_available() and distributed.is_initialized()):
+            if launcher := trainer.strategy.launcher:
+                launcher.kill(signal.SIGTERM)
+            return
+        if distributed.get_world_size() == 1:
             return
         rank, world = distributed.get_rank(), distributed.get_world_size()
         what = f"{type(exception).__name__}: {exception}".strip().splitlines()[0]

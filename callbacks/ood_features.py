@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .rows import unit_rows
+
 Score = Callable[[Tensor], Tensor]
 
 RIDGE = 1e-6  # added to the diagonal of covariances
@@ -104,13 +106,18 @@ def fit_knn(features: Tensor, k: int = 50) -> Score:
     Args:
         features: (N, D) of the training data.
         k: Neighbour; the farthest one if the bank is smaller.
+
+    Raises:
+        ValueError: No training feature, or k below 1.
     """
-    bank = _normalise(features)
+    if not len(features) or k < 1:
+        raise ValueError(f"expected a training feature and k >= 1, got shape {tuple(features.shape)} and k={k}")
+    bank = unit_rows(features)
     squares = bank.square().sum(dim=1)  # 1, or 0 for features that are all 0
     k = min(k, len(bank))
 
     def score(h: Tensor) -> Tensor:
-        h = _normalise(h)
+        h = unit_rows(h)
         nearest = torch.addmm(-squares, h, bank.T, alpha=2).topk(k, dim=1).indices[:, -1]
         # from the difference: the inner product alone gives 1e-8 for a distance of 0
         return (h - bank[nearest]).norm(dim=1)
@@ -170,11 +177,6 @@ def fit_vim(features: Tensor, head: Head) -> Score:
         raise ValueError(f"training features of {width} dimensions span at most {dimensions}: no residual for ViM")
     alpha = head(features).amax(dim=1).mean() / length
     return lambda h: alpha * ((h.double() - origin) @ residual).norm(dim=1) - head(h.double()).logsumexp(dim=1)
-
-
-def _normalise(features: Tensor) -> Tensor:
-    features = features.double()
-    return features / features.norm(dim=1, keepdim=True).clamp(min=1e-12)
 
 
 def _class_distances(features: Tensor, labels: Tensor, ridge: float) -> Score:

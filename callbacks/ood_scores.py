@@ -36,8 +36,12 @@ def energy(logits: Tensor) -> Tensor:
 
 def entropy(logits: Tensor) -> Tensor:
     """Entropy of the softmax in nats, (B, K) to (B,), in [0, log K]."""
-    log_p = logits.double().log_softmax(dim=1)
-    return -(log_p.exp() * log_p).sum(dim=1)
+    z = logits.double()
+    others = z.log_softmax(dim=1).topk(z.shape[1], dim=1).values[:, 1:]
+    # -log of the largest p from the other classes, else it is lost where p rounds to 1
+    largest = torch.log1p((_log_rest(z) - z.amax(dim=1)).exp())
+    # nothing where p is 0 and its logarithm infinite
+    return (-largest).exp() * largest - (others.exp() * others).where(others != -torch.inf, 0.0).sum(dim=1)
 
 
 def gen(logits: Tensor, gamma: float = 0.1, top: int = 100) -> Tensor:

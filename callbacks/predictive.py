@@ -193,7 +193,8 @@ def _normal_mixture(weights: Tensor, means: Tensor, deviations: Tensor) -> Law:
 
 
 def _histogram(name: str, edges: Tensor, probabilities: Tensor, module: str) -> Law:
-    if probabilities.ndim != 2 or edges.shape[-1:] != (probabilities.shape[1] + 1,) or edges.ndim > 2:
+    wanted = () if probabilities.ndim != 2 else (probabilities.shape[1] + 1,)
+    if probabilities.ndim != 2 or edges.shape not in (wanted, (1, *wanted), (len(probabilities), *wanted)):
         raise ValueError(
             f"expected edges (k + 1,) or (B, k + 1) and probs (B, k) of the histogram from {module}, "
             f"got {tuple(edges.shape)} and {tuple(probabilities.shape)}"

@@ -19,8 +19,9 @@ MOST_KNOTS = 50
 
 def crps_normal(mean: Tensor, deviation: Tensor, labels: Tensor) -> Tensor:
     """CRPS of Normal(mean, deviation²), all (B,), in the labels' units: Gneiting and Raftery 2007, equation 21."""
-    z = (labels - mean) / deviation
-    return deviation * (z * (2 * ndtr(z) - 1) + 2 * _density(z) - 1 / math.sqrt(math.pi))
+    difference = labels - mean
+    # not z times the deviation: z is infinite where the deviation is tiny
+    return _mean_distance(difference, deviation) - deviation / math.sqrt(math.pi)
 
 
 def crps_laplace(mean: Tensor, scale: Tensor, labels: Tensor) -> Tensor:
@@ -38,16 +39,10 @@ def crps_normal_mixture(weights: Tensor, means: Tensor, deviations: Tensor, labe
         deviations: (B, K).
         labels: (B,).
     """
-
-    def mean_distance(difference: Tensor, variance: Tensor) -> Tensor:
-        """E|X| of X ~ Normal(difference, variance)."""
-        deviation = variance.sqrt()
-        z = difference / deviation
-        return 2 * deviation * _density(z) + difference * (2 * ndtr(z) - 1)
-
-    to_label = (weights * mean_distance(labels[:, None] - means, deviations**2)).sum(1)
-    variance = deviations[:, :, None] ** 2 + deviations[:, None] ** 2
-    apart = mean_distance(means[:, :, None] - means[:, None], variance)
+    to_label = (weights * _mean_distance(labels[:, None] - means, deviations)).sum(1)
+    # `hypot`, because the square of a tiny deviation is 0
+    deviation = torch.hypot(deviations[:, :, None], deviations[:, None])
+    apart = _mean_distance(means[:, :, None] - means[:, None], deviation)
     return to_label - 0.5 * (weights[:, :, None] * weights[:, None] * apart).sum((1, 2))
 
 
@@ -83,14 +78,26 @@ def interval_score(low: Tensor, high: Tensor, labels: Tensor, level: float) -> T
         high: (B,) upper ends.
         labels: (B,).
         level: Nominal coverage in (0, 1).
+
+    Raises:
+        ValueError: Another level, or a lower end above the upper one.
     """
+    if not 0 < level < 1:
+        raise ValueError(f"expected a level in (0, 1), got {level}")
+    if crossed := int((low > high).sum()):
+        raise ValueError(f"expected lower ends below the upper ones, got {crossed} of {len(low)} above")
     missed = (low - labels).clamp(min=0) + (labels - high).clamp(min=0)
     return high - low + 2 / (1 - level) * missed
 
 
 def quantile_coverage(pit: Tensor, levels: Tensor = QUANTILE_LEVELS) -> Tensor:
-    """Share of labels at or below their predicted quantile of each level: (N,) PIT values and (m,) levels to (m,)."""
-    return torch.searchsorted(pit.sort().values, levels, right=True).double() / len(pit)
+    """Share of labels at or below their predicted quantile of each level: (N,) PIT values and (m,) levels to (m,).
+
+    Raises:
+        ValueError: No PIT value, or values that are NaN or outside [0, 1].
+    """
+    found = _checked_pit(pit)
+    return torch.searchsorted(found.sort().values, levels.double(), right=True).double() / len(found)
 
 
 def quantile_calibration_error(coverage: Tensor, levels: Tensor = QUANTILE_LEVELS) -> tuple[float, float]:
@@ -119,8 +126,13 @@ def expected_calibration_error_by_chance(
 
 
 def pit_histogram(pit: Tensor, bins: int) -> list[int]:
-    """Counts of (N,) PIT values in bins of equal width on [0, 1], the last one closed."""
-    index = (pit * bins).long().clamp(0, bins - 1)
+    """Counts of (N,) PIT values in bins of equal width on [0, 1], the last one closed.
+
+    Raises:
+        ValueError: No PIT value, or values that are NaN or outside [0, 1].
+    """
+    inner = torch.arange(1, bins, dtype=torch.float64) / bins  # correctly rounded, unlike the product of PIT and bins
+    index = torch.searchsorted(inner, _checked_pit(pit), right=True)
     return torch.bincount(index, minlength=bins).tolist()
 
 
@@ -155,7 +167,8 @@ class Recalibration:
 def fit_recalibration(pit: Tensor) -> Recalibration:
     """Isotonic regression of the share of PIT values up to p on p: Kuleshov et al. 2018, algorithm 1.
 
-    Departures: shares are ranks / (N + 1), unbiased for a perfect forecaster. Of the N points of the fit, which follow
+    Departures: shares are ranks / (N + 1), unbiased for a perfect forecaster, and of equal PIT values the middle one
+    of theirs, so that mirrored PIT values have the mirrored map. Of the N points of the fit, which follow
     each label, √N are kept as knots, at most 50, evenly spread and with the first and the last: the slope of R is a
     density, and between neighbours it would be noise (0.42 nats for a perfect forecaster, whatever N is). Labels
     outside the support, with a PIT of 0 or 1, stay there: R rises by their share next to that end.
@@ -164,20 +177,37 @@ def fit_recalibration(pit: Tensor) -> Recalibration:
         pit: (N,) F(y) of held-out data.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is none, or values are NaN or outside [0, 1].
     """
-    if len(pit) == 0:
-        raise ValueError("expected at least one label to recalibrate on, got none")
-    x = pit.double().clamp(SMALLEST_PIT, 1 - SMALLEST_PIT).sort().values
+    x = _checked_pit(pit).clamp(SMALLEST_PIT, 1 - SMALLEST_PIT).sort().values
     up_to = torch.searchsorted(x, x, right=True)
     from_here = torch.searchsorted(x, x) + 1
-    rank = torch.where(x < 0.5, up_to, from_here)  # without equal values the same
-    fit = IsotonicRegression().fit(x.numpy(), (rank.double() / (len(x) + 1)).numpy())
+    rank = (up_to + from_here).double() / 2  # without equal values they are the same
+    rank = torch.where(x == x.new_tensor(SMALLEST_PIT), up_to, rank)
+    rank = torch.where(x == 1 - SMALLEST_PIT, from_here, rank)
+    fit = IsotonicRegression().fit(x.numpy(), (rank / (len(x) + 1)).numpy())
     knots, levels = torch.as_tensor(fit.X_thresholds_), torch.as_tensor(fit.y_thresholds_)
     number = min(len(knots), MOST_KNOTS, 2 + math.isqrt(len(x)))
     kept = torch.linspace(0, len(knots) - 1, number, dtype=torch.float64).round().long().unique()
     first, last = knots.new_zeros(1), knots.new_ones(1)
     return Recalibration(torch.cat([first, knots[kept], last]), torch.cat([first, levels[kept], last]), len(x))
+
+
+def _checked_pit(pit: Tensor) -> Tensor:
+    """PIT values (N,) in float64; what rounding put outside [0, 1] is brought back."""
+    if len(pit) == 0:
+        raise ValueError("expected at least one label, got none")
+    found = pit.double()
+    if broken := int((~((found >= -1e-9) & (found <= 1 + 1e-9))).sum()):
+        raise ValueError(f"expected PIT values in [0, 1], got {broken} of {len(pit)} that are NaN or outside")
+    return found.clamp(0, 1)
+
+
+def _mean_distance(difference: Tensor, deviation: Tensor) -> Tensor:
+    """E|X| of X ~ Normal(difference, deviation²); without a deviation |difference|."""
+    # nobody asks for z where both are 0
+    z = torch.where(deviation > 0, difference / deviation, difference.sign() * math.inf).nan_to_num(nan=0.0)
+    return 2 * deviation * _density(z) + difference * (2 * ndtr(z) - 1)
 
 
 def _density(z: Tensor) -> Tensor:

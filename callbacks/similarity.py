@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .collect import Collector, batch_logits, flatten_loaders, gather_rows, labelled_batch
 from .loggers import log_figure
+from .rows import within_one
 from .similarity_figure import similarity_figure
 
 FEWEST = 8  # images of a class: with one or two there would be next to no pairs of the same class to see
@@ -190,7 +191,7 @@ def similarity_matrix(rows: Tensor) -> Tensor:
     Returns:
         (n, n) float64, in [-1, 1].
     """
-    rows = rows.double()
+    rows = within_one(rows)
     centred = rows - rows.mean(1, keepdim=True)
     norms = centred.norm(dim=1, keepdim=True)
     # rounding in float32 leaves about 1e-7 of a constant row, which must not be blown up to the norm 1
@@ -207,9 +208,14 @@ def target_similarity(labels: Tensor, classes: int) -> Tensor:
 
     Returns:
         (n, n) float64.
+
+    Raises:
+        ValueError: Fewer than two classes.
     """
-    same = labels[:, None] == labels[None, :]
-    return torch.where(same, 1.0, -1 / (classes - 1)).double()
+    if classes < 2:
+        raise ValueError(f"expected at least two classes, got {classes}")
+    same = (labels[:, None] == labels[None, :]).double()
+    return same - (1 - same) / (classes - 1)  # `torch.where` of two numbers would round to float32
 
 
 def _block_rows(trainer: Trainer, pl_module: Any, images: Tensor) -> list[Tensor]:

@@ -1,7 +1,7 @@
 """Scores for choosing checkpoints and hyper-parameters of domain adaptation without target labels.
 
 Pure functions, computed in float64 whatever comes in. All are larger for a better model. None takes target labels:
-what is said of the target comes from its logits or features.
+what is said of the target comes from its logits or features. NaN in is NaN out, and so is the mean over no sample.
 """
 
 import math
@@ -12,16 +12,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .rows import unit_rows
+
 Floats = NDArray[np.float64]
 
 
 def source_accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Share of source samples whose most probable class is the label, in [0, 1].
+    """Share of source samples whose most probable class is the label, in [0, 1]; NaN where a logit is NaN.
 
     Args:
         logits: (N, K) of source validation data.
         labels: (N,) integers in [0, K).
     """
+    if bool(logits.isnan().any()):
+        return math.nan
     return (logits.argmax(1) == labels).double().mean().item()
 
 
@@ -34,7 +38,8 @@ def entropy_score(logits: Tensor) -> float:
         logits: (N, K) of unlabelled target data.
     """
     log_p = logits.double().log_softmax(1)
-    return (log_p.exp() * log_p).sum(1).mean().item()
+    # 0 where p is 0 and its logarithm infinite
+    return (log_p.exp() * log_p).where(log_p != -math.inf, 0.0).sum(1).mean().item()
 
 
 def diversity_score(logits: Tensor) -> float:
@@ -77,7 +82,7 @@ def soft_neighbourhood_density(features: Tensor, temperature: float = 0.05, bloc
     """
     if len(features) < 2:
         raise ValueError(f"expected features of at least two samples, got shape {tuple(features.shape)}")
-    unit = torch.nn.functional.normalize(features.double(), dim=1)
+    unit = unit_rows(features)
 
     def entropies() -> Iterator[Tensor]:
         for start in range(0, len(unit), block):
@@ -97,21 +102,26 @@ def deep_embedded_validation(losses: Floats, weights: Floats) -> float:
     """Minus the importance-weighted source risk, with a control variate; You et al. 2019 ("DEV").
 
     -(mean(w l) + eta mean(w) - eta) with eta = -Cov(w l, w) / Var(w): the weights of an exact density ratio have the
-    mean 1, so that the term vanishes on average and takes variance away. Where all weights are equal, Var(w) = 0, eta
-    is 0. No weight is clipped or rescaled here: a few huge ones make the score worthless, so look at the largest too.
+    mean 1, so that the term vanishes on average and takes variance away. Where all weights are equal up to rounding,
+    Var(w) = 0, eta is 0. No weight is clipped or rescaled here: a few huge ones make the score worthless, so look at
+    the largest too.
 
     Args:
         losses: (N,) of source validation samples; the callback gives cross-entropies in nats, as published code does.
         weights: (N,) density ratios target / source at these samples, at least 0; see `density_ratio`.
 
     Raises:
-        ValueError: There is no sample, or not one weight for each loss.
+        ValueError: There is no sample, not one weight for each loss, or a weight is negative.
     """
     losses, weights = np.asarray(losses, np.float64), np.asarray(weights, np.float64)
     if losses.ndim != 1 or losses.shape != weights.shape or not len(losses):
         raise ValueError(f"expected losses (N,) and weights (N,), got shapes {losses.shape} and {weights.shape}")
+    if (weights < 0).any():
+        raise ValueError(f"expected weights of at least 0, got {weights.min()}")
     weighted = weights * losses
     centred = weights - weights.mean()
     variance = np.mean(centred**2)
-    eta = -np.mean((weighted - weighted.mean()) * centred) / variance if variance > 0 else 0.0
+    # of weights that are equal the mean is rounded, and both moments are noise, whose ratio may be anything
+    varies = np.sqrt(variance) > 1e-12 * weights.mean()
+    eta = -np.mean((weighted - weighted.mean()) * centred) / variance if varies else 0.0
     return -float(weighted.mean() + eta * weights.mean() - eta)

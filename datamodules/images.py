@@ -17,6 +17,8 @@ from .pictures import decode_all
 from .resumable import ResumableLoader
 from .sources import SOURCES, Source, Split
 
+MOST_WORKERS = 256  # processes of one loader: a number with a digit too many would bring the machine to a halt
+
 
 class ImageDataModule(LightningDataModule):
     """Parent of the image data modules; a batch is ``(x, y)``: x (B, C, H, W) float32 in [-1, 1], y (B,) int64.
@@ -117,6 +119,8 @@ class ImageDataModule(LightningDataModule):
         ):
             if value < least:
                 raise ValueError(f"{argument} must be at least {least}, got {value}")
+        if num_workers > MOST_WORKERS:
+            raise ValueError(f"num_workers must be at most {MOST_WORKERS}, got {num_workers}")
         self.data_dir = str(data_dir)
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.val_split = self.default_val_split if val_split is None else val_split

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from data_sets import Numbered, Recorder, as_bytes, images_of, trainer
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch.cli import LightningCLI
 from sklearn.datasets import load_digits
@@ -43,7 +43,6 @@ def test_digits_are_split_once_and_for_all_into_1197_300_300_of_each_class_alike
     assert sorted(pixels) == sorted(expected)
 
 
-@settings(max_examples=50, deadline=None)
 @given(labels=st.lists(st.integers(0, 4), min_size=1, max_size=60), data=st.data())
 def test_stratified_split_parts_the_set_in_proportion(labels, data):
     labels = torch.tensor(labels)

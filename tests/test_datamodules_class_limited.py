@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from data_sets import Numbered, Recorder, as_bytes, trainer
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler, TensorDataset
 
@@ -30,7 +31,7 @@ def classes_of(labels, batches):
 # --- the sampler ---
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(
     labels=st.lists(st.integers(-2, 6), min_size=1, max_size=90),
     processes=st.integers(1, 3),

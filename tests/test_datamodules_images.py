@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from data_sets import Numbered, Recorder, as_bytes, trainer
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from datamodules import DigitsDataModule, SemiSupervisedDataModule
@@ -16,7 +16,6 @@ GENERATED = ["near/interpolated", "near/rotated", "far/uniform", "far/gaussian",
 # --- the transform ---
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     count=st.integers(1, 6),
     channels=st.sampled_from([1, 3]),
@@ -69,7 +68,6 @@ def test_flip_mirrors_about_half_of_the_images_and_leaves_the_others():
     assert 420 < mirrored.sum() < 580
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     count=st.integers(1, 5),
     channels=st.sampled_from([1, 3]),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from data_sets import Recorder, trainer
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_sample_images
@@ -57,7 +57,6 @@ def naive(digit, photograph, top, left):
 # --- the blend ---
 
 
-@settings(max_examples=30, deadline=None)
 @given(
     count=st.integers(1, 3),
     height=st.integers(1, 4),

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from data_sets import trainer
-from hypothesis import assume, given, settings
+from examples import examples
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from lightning.pytorch.cli import LightningCLI
 from sklearn.datasets import load_diabetes
@@ -102,7 +103,7 @@ def table_text(count=20, columns=("a", "b", "y"), delimiter=","):
 # --- splits ---
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     count=st.integers(8, 80),
     seed=st.integers(0, 2**32 - 1),
@@ -123,7 +124,7 @@ def test_rows_are_parted_and_the_test_rows_do_not_depend_on_validation(count, se
     assert not len(again[1])
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(groups=st.lists(st.integers(0, 9), min_size=12, max_size=60), seed=st.integers(0, 99), share=st.floats(0.1, 0.4))
 def test_rows_of_a_group_are_never_on_two_sides(groups, seed, share):
     groups = np.array(groups)

@@ -3,7 +3,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision
@@ -113,7 +113,6 @@ def test_nan_and_empty_sides_are_refused_by_name():
         detection_figures([1.0], [[1.0]])
 
 
-@settings(max_examples=30)
 @given(st.integers(1, 5000), st.integers(1, 300))
 def test_roc_points_keep_both_ends_and_stay_few(samples, distinct):
     generator = np.random.default_rng(samples)

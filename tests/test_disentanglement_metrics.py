@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 from disentanglement_toys import SPRITES, draw, noise, perfect, rotated
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.linalg import sqrtm
 from scipy.stats import norm, spearmanr
@@ -73,7 +73,6 @@ def test_information_agrees_with_scikit_learn():
     np.testing.assert_allclose(entropies(FACTORS), [mutual_info_score(y, y) for y in FACTORS.T], atol=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**31), st.integers(2, 60), st.booleans())
 def test_information_is_symmetric_and_does_not_depend_on_the_names_of_values(seed, rows, corrected):
     rng = np.random.default_rng(seed)

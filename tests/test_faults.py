@@ -68,6 +68,14 @@ class Pauses(Callback):
             wait_for(Path("go"))
 
 
+class PausesInTest(Callback):
+    """The same in the first batch of a test."""
+
+    def on_test_batch_start(self, *_: Any) -> None:
+        Path("there").touch()
+        wait_for(Path("go"))
+
+
 class DiskFull(Callback):
     """From the second epoch on, no file can grow beyond 10 kB, as if the disk were full."""
 
@@ -376,6 +384,19 @@ def test_one_signal_ends_the_run_after_its_step_with_a_checkpoint_and_says_where
     saved = torch.load(path, weights_only=True)
     assert (saved["global_step"], saved["epoch"]) == (4, 1)  # the step that was under way is done
     assert torch.load(folder / LAST, weights_only=True)["global_step"] == 3
+
+
+def test_sigterm_ends_a_test_at_once_and_not_as_if_it_were_done(folder):
+    quiet = [*FIT[3:4], *FIT[-2:], "--trainer.logger=false", "--trainer.callbacks=test_faults.PausesInTest"]
+    child = Child(command, "test", "--model=Classifier", *quiet)
+    wait_for(Path("there"), child.pid)
+    os.kill(child.pid, signal.SIGTERM)
+    time.sleep(0.7)
+    Path("go").touch()
+    status, text = child.end()
+    assert status == 128 + signal.SIGTERM
+    assert "SIGTERM: ends now" in text
+    assert "test/acc" not in text
 
 
 def test_a_second_ctrl_c_ends_the_run_at_once_and_leaves_the_good_checkpoint(folder):

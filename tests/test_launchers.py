@@ -29,19 +29,35 @@ from lightning.pytorch import Callback
 
 
 class Fail(Callback):
-    """Raises on one rank, in the second batch of a fit or the first of a test, and says when."""
+    """Raises on one rank, in a moment with this name, and says when."""
 
-    def __init__(self, rank: int):
-        self.rank = rank
+    def __init__(self, rank: int, moment: str):
+        self.rank, self.moment = rank, moment
+
+    def setup(self, trainer, pl_module, stage):
+        self.fail(trainer, "setup")
+
+    def on_fit_start(self, trainer, pl_module):
+        self.fail(trainer, "start")
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        self.fail(trainer, batch_idx == 1)
+        if batch_idx == 1:
+            self.fail(trainer, "fit")
+
+    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+        self.fail(trainer, "sanity" if trainer.sanity_checking else "validation")
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.fail(trainer, "epoch")
+
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint):
+        self.fail(trainer, "save")
 
     def on_test_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
-        self.fail(trainer, True)
+        self.fail(trainer, "test")
 
-    def fail(self, trainer, now):
-        if now and trainer.global_rank == self.rank:
+    def fail(self, trainer, moment):
+        if moment == self.moment and trainer.global_rank == self.rank:
             open("failed", "w").write(str(time.time()))
             raise RuntimeError(f"rank {self.rank} had enough")
 '''
@@ -128,23 +144,28 @@ def test_launchers_train_the_same_weights(folder, launcher):
     assert all(torch.equal(value, found[1][key]) for key, value in found[0].items())
 
 
-CASES = [
-    pytest.param(
-        launcher, rank, stage, marks=[] if (launcher, rank, stage) == ("lightning", 0, "fit") else pytest.mark.long
-    )
-    for launcher in LAUNCHERS
-    for rank in (0, 1)
-    for stage in ("fit", "test")
-]
+FAILURES = [(launcher, stage, stage) for launcher in LAUNCHERS for stage in ("fit", "test")]
+FAILURES += [("lightning", "fit", moment) for moment in ("setup", "start", "sanity", "validation", "epoch", "save")]
+FAILURES += [("lightning", "validate", "validation")]
 
 
-@pytest.mark.parametrize(("launcher", "rank", "stage"), CASES)
-def test_when_one_process_fails_all_end_within_a_minute_with_its_error_first(folder, launcher, rank, stage):
+@pytest.mark.parametrize(
+    ("launcher", "stage", "moment", "rank"),
+    [
+        pytest.param(*each, rank, marks=[] if (*each, rank) == ("lightning", "fit", "fit", 0) else pytest.mark.long)
+        for each in FAILURES
+        for rank in (0, 1)
+    ],
+)
+def test_when_one_process_fails_all_end_within_a_minute_with_its_error_first(folder, launcher, stage, moment, rank):
     fail = ["--trainer.callbacks=ModelCheckpoint", "--trainer.callbacks.save_on_exception=true"]  # gathers in fit
     fail += [
+        "--trainer.callbacks.save_on_train_epoch_end=true",
+        "--trainer.check_val_every_n_epoch=1",
         "--trainer.callbacks+=callbacks.Randomness",
         "--trainer.callbacks+=failing.Fail",
         f"--trainer.callbacks.rank={rank}",
+        f"--trainer.callbacks.moment={moment}",
     ]
     status, shown, ended = launch(folder, launcher, stage, "--model=Classifier", *QUICK, *fail)
     assert 0 not in status

@@ -86,7 +86,16 @@ def test_nothing_else_lies_at_the_top_level():
 def test_nothing_but_shared_files_lies_beside_the_papers():
     found = {path.name for path in (ROOT / "zoo").iterdir() if path.name != "__pycache__"}
     # a checkpoint's files are read for every paper: by the command line, by teachers, and for weights to share
-    shared = {"checkpoints.py", "checks.py", "cli.py", "evaluation.py", "last.py", "log_interval.py", "weights.py"}
+    shared = {
+        "checkpoints.py",
+        "checks.py",
+        "cli.py",
+        "config_text.py",
+        "evaluation.py",
+        "last.py",
+        "log_interval.py",
+        "weights.py",
+    }
     assert found == {"__init__.py", "py.typed", "nets", *shared, *PAPERS}
 
 

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from regression_toys import Histogram, gumbel, histogram, laplace, mixture, normal
 from scipy import integrate, stats
@@ -129,7 +129,6 @@ def test_crps_of_a_narrow_distribution_is_the_absolute_error():
 widths = st.lists(st.floats(0.01, 5), min_size=1, max_size=8)
 
 
-@settings(max_examples=40, deadline=None)
 @given(widths=widths, shift=st.floats(-10, 10), scale=st.floats(0.1, 10), seed=st.integers(0, 999))
 def test_the_crps_of_a_histogram_moves_and_scales_with_its_units(widths, shift, scale, seed):
     edges = torch.cat([double([0.0]), double(widths).cumsum(0)])[None]

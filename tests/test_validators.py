@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
@@ -59,7 +59,6 @@ def test_scores_are_finite_for_large_logits_and_the_order_of_samples_plays_no_ro
     assert score(scale * LOGITS[torch.randperm(50, generator=torch.Generator().manual_seed(1))]) == pytest.approx(found)
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.lists(st.lists(st.floats(-50, 50), min_size=3, max_size=3), min_size=1, max_size=8))
 def test_scores_stay_in_their_ranges(rows):
     logits = torch.tensor(rows)

@@ -164,12 +164,18 @@ def check_arguments(called: str, kind: type, arguments: Mapping[str, Any]) -> No
     Raises:
         ValueError: As for `check_classes`.
     """
+    hints = constructor_hints(kind)
+    for name, value in arguments.items():
+        _check_value(called, f"{name} of {kind.__name__}", value, hints.get(name, Any))
+
+
+def constructor_hints(kind: type) -> dict[str, Any]:
+    """The types of a class's arguments, and of its bases', to which it may pass them on."""
     hints: dict[str, Any] = {}
     for base in reversed(kind.__mro__):
         with suppress(NameError, TypeError, AttributeError):  # an annotation that cannot be resolved says nothing
             hints |= get_type_hints(vars(base)["__init__"]) if "__init__" in vars(base) else {}
-    for name, value in arguments.items():
-        _check_value(called, f"{name} of {kind.__name__}", value, hints.get(name, Any))
+    return hints
 
 
 def _check_value(called: str, name: str, value: Any, hint: Any) -> None:

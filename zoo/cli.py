@@ -14,20 +14,27 @@ from argparse import ArgumentError
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
+import torch
+import yaml
+from jsonargparse import Namespace, set_loader
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from . import checkpoints
+from . import checkpoints, config_text
 
 FROM_DATA = ("num_classes", "image_shape", "num_features")  # the module's arguments that the data decide
 CONFIG_KEY = "command_line_config"  # where a checkpoint keeps the configuration that it was trained with
 IN_FILE = " (the configuration file): "
+LONGEST = 2000  # characters of a message
+BASES = ("LightningModule", "LightningDataModule", "Callback", "Logger")  # for which jsonargparse takes no name at all
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 # An error that one of these modules raises by a `raise` of its own was written for whoever gives the input.
 SPEAKS_TO_THE_USER = r"(zoo|datamodules|callbacks|lightning\.pytorch\.trainer\.connectors)\b"
+
+set_loader("yaml", config_text.load, (yaml.YAMLError,))  # for files, texts and the values of flags
 
 
 class Parser(LightningArgumentParser):
@@ -39,12 +46,25 @@ class Parser(LightningArgumentParser):
             return super().parse_path(path, *args, **kwargs)
         except ArgumentError as error:
             raise ArgumentError(None, f"{path}{IN_FILE}{error.message}") from error
+        except UnicodeDecodeError as error:
+            raise ArgumentError(None, f"{path}: expected a configuration in YAML, but this is no UTF-8") from error
+
+    def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Any:
+        """Parse the text of a configuration."""
+        with suppress(yaml.YAMLError):  # for jsonargparse to tell
+            try:
+                config_text.check_config(config_text.load(content), [*self.get_defaults().keys()])
+            except ValueError as error:
+                self.error(str(error), error)
+        return super().parse_string(content, *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise an ``ArgumentError``."""
         if unknown := re.match(r"unrecognized arguments: --([\w.]+)", message):
             options = [*getattr(ex, "subcommand_parser", self).get_defaults().keys()]
             message = f"--{unknown[1]}: no such argument{suggestion(unknown[1], options)}"
+        elif unknown := re.match(r"unrecognized arguments: (.*)", message, re.DOTALL):
+            message = f"{unknown[1]!r} is no argument; expected --NAME VALUE"
         super().error(message, ex)
 
 
@@ -81,6 +101,9 @@ def spell_out(args: list[str], names: Mapping[str, Mapping[str, str]]) -> tuple[
 
     Returns:
         The new command line, and its flags with their values.
+
+    Raises:
+        ArgumentError: A value cannot be meant.
     """
     args, flags = list(args), {}
     for i, arg in enumerate(args):
@@ -91,6 +114,10 @@ def spell_out(args: list[str], names: Mapping[str, Mapping[str, str]]) -> tuple[
             args[i if equals else i + 1] = f"{flag}={full}" if equals else full
         if flag.startswith("-"):
             flags[flag] = value
+            try:
+                config_text.check_flag(flag, value)
+            except ValueError as error:
+                raise ArgumentError(None, str(error)) from error
     return args, flags
 
 
@@ -142,6 +169,49 @@ def trained_data(path: str | None, model: str) -> dict[str, Any] | None:
     except (TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"--ckpt_path {path}: its data are no class with plain arguments: {config!r:.80}") from error
     return plain
+
+
+def check_run(config: Any) -> None:
+    """Refuse what Lightning would stumble over later.
+
+    Args:
+        config: The options of a subcommand, or of none.
+
+    Raises:
+        ArgumentError: The seed is none of NumPy's, gradients are never applied, or an argument is null that may not be.
+    """
+    seed = config.get("seed_everything")
+    if type(seed) is int and not 0 <= seed < 2**32:
+        raise ArgumentError(None, f"--seed_everything: expected a whole number from 0 to {2**32 - 1}, got {seed}")
+    if (batches := config.trainer.accumulate_grad_batches) < 1:
+        raise ArgumentError(None, f"--trainer.accumulate_grad_batches: expected at least 1, got {batches}")
+    for name in ("model", "data"):
+        check_nulls(f"--{name}", config.get(name))
+
+
+def check_nulls(name: str, entry: Any) -> None:
+    """Refuse a null where a class expects something else: jsonargparse takes it for an argument that is not there.
+
+    Args:
+        name: The option.
+        entry: A class with its arguments, perhaps with other classes among them.
+
+    Raises:
+        ArgumentError: With the argument.
+    """
+    kind = checkpoints.imported(entry.get("class_path")) if isinstance(entry, Mapping | Namespace) else None
+    if kind is None:
+        return
+    hints = checkpoints.constructor_hints(kind)
+    for argument, value in (entry.get("init_args") or Namespace()).items(branches=True):
+        if value is None and argument in hints and not takes_null(hints[argument]):
+            raise ArgumentError(None, f"{name}.{argument}: expected {hints[argument]}, got null")
+        check_nulls(f"{name}.{argument}", value)
+
+
+def takes_null(hint: Any) -> bool:
+    """Whether None is of a type."""
+    return hint in (Any, None, type(None)) or type(None) in get_args(hint)
 
 
 def insist_on_weights_only(config: Any) -> None:
@@ -208,10 +278,16 @@ def check_data(trained: Mapping[str, Any], data: object) -> None:
 
 
 def parameters(class_path: str) -> set[str]:
-    """Names of the arguments of a class's constructor, and of its bases', to which it may pass them on."""
+    """Names of the arguments of a class's constructor, and of its bases' where it may pass more on to them."""
     module, _, name = class_path.rpartition(".")
-    signatures = [inspect.signature(base).parameters for base in getattr(sys.modules[module], name).__mro__[:-1]]
-    return {name for each in signatures for name, found in each.items() if found.kind not in VARIADIC}
+    names: set[str] = set()
+    for base in getattr(sys.modules[module], name).__mro__[:-1]:
+        if "__init__" in vars(base):
+            found = inspect.signature(vars(base)["__init__"]).parameters.values()
+            names |= {each.name for each in found if each.kind not in VARIADIC} - {"self"}
+            if inspect.Parameter.VAR_KEYWORD not in {each.kind for each in found}:
+                break
+    return names
 
 
 # ---------------------------------------------------------------- errors
@@ -230,17 +306,57 @@ def explain(error: BaseException, known: Mapping[str, Collection[str]]) -> tuple
     if os.environ.get("ZOO_DEBUG"):
         return None
     if isinstance(error, ArgumentError):
-        return 2, in_one_line(error.message, known)
+        return 2, printable(in_one_line(error.message, known))
     cause: BaseException | None = error
     while cause:  # jsonargparse wraps an error of a constructor in its own
         if message := explanation(cause):
-            return 1, message
+            return 1, printable(message)
         cause = cause.__cause__
     return None
 
 
+def printable(message: str) -> str:
+    """One line that a terminal shows as it is, without the middle of a very long one."""
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(message.split()))
+    return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} [...] {line[-LONGEST // 2 :]}"
+
+
+class NotBuilt(ValueError):
+    """Arguments with which a class cannot be built."""
+
+
+def not_built(error: Exception) -> NotBuilt | None:
+    """What to say of a library's error while classes are built from what the user gives: there it is mostly the input.
+
+    Args:
+        error: What was raised.
+
+    Returns:
+        An error with the class and the library's message; None if it was written for the user as it is.
+    """
+    if explain(error, {}) or os.environ.get("ZOO_DEBUG"):
+        return None
+    cause: BaseException = error
+    while cause.__cause__:
+        cause = cause.__cause__
+    frames = [frame for frame, _ in traceback.walk_tb(cause.__traceback__)]
+    built = [frame.f_locals["self"] for frame in frames if frame.f_code.co_name == "__init__"]
+    name = f"{type(built[0]).__name__} " if built else "a class "
+    said = f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
+    return NotBuilt(f"{name}cannot be built with these arguments: {said} (ZOO_DEBUG=1 shows where)")
+
+
 def explanation(error: BaseException) -> str | None:
     """The message, if somebody wrote it for whoever gives the input."""
+    if isinstance(error, NotBuilt):
+        return str(error)
+    if isinstance(error, RuntimeError) and re.search(r"type \(.*\) and .* type \(.*\) should be the same", str(error)):
+        return f"--trainer.precision: expected 32-true, 16-mixed or bf16-mixed, for other types meet here: {error}"
+    allocating = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # of torch, on the CPU
+    if allocating or isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return (
+            f"not enough memory: {str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__}"
+        )
     if isinstance(error, OSError) and error.filename:
         return f"cannot use {error.filename}: {error.strerror}"
     if str(error).startswith("Error(s) in loading state_dict"):
@@ -260,6 +376,7 @@ def in_one_line(message: str, known: Mapping[str, Collection[str]]) -> str:
     """The essence of a message of jsonargparse: which argument, where, what was expected, what came."""
     where, _, message = message.rpartition(IN_FILE)
     where = f"{where}: " if where else ""
+    message = re.sub(r"NestedArg\(key='[^']*', val='((?:[^'\\]|\\.)*)'\)", r"'\1'", message)
     message = re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.(?=\w)", r"\1", message)
     message = re.sub(r"\b(?:fit|validate|test|predict)\.(?=data|model)", "--", message)
     keys = re.findall(r'Parser key "([^"]+)":', message)
@@ -267,11 +384,17 @@ def in_one_line(message: str, known: Mapping[str, Collection[str]]) -> str:
     expected = re.findall(r"Expected an? (?!NoneType|path but|dot import)(\w+(?:\[.*\])?)", inner)
     errors = re.findall(r"Errors:\s+- (.+)", inner)
     given = re.search(r"(?:Given|Got) value: (.{1,80})", inner)
-    if option := re.search(r"given class_path '([^']+)':\s+Option '(\w+)' is not accepted", inner):
+    if option := re.search(r"given class_path '([^']+)':\s+Option '([^']+)' is not accepted", inner):
         keys.append(option[2])
         essence = f"{option[1]} takes no such argument{suggestion(option[2], parameters(option[1]))}"
+        if option[1].rpartition(".")[2] in BASES:
+            essence = f"an argument of what? Expected --{keys[0]} NAME, or class_path in the configuration file"
+    elif base := re.search(r"Not a valid subclass of (\w+)\. Got value: (.{1,80})", inner):
+        essence = f"expected {config_text.ENTRY}, of a {base[1]}, got {base[2]}"
     elif name := re.search(r"Expected a dot import path string: (\S+)", inner):
-        essence = f"no such class: {name[1]}{suggestion(name[1], known.get(keys[-1], ()))}"
+        kind = keys[-1] if keys else next((key for key in known if f"--{key}.help" in message), "")
+        essence = f"no such class: {name[1]}{suggestion(name[1], known.get(kind, ()))}"
+        keys = keys or [f"{kind}.help"]
     elif problem := re.search(r"given class_path '([^']+)':\s+(.+)", inner):
         essence = f"{problem[1]}: {problem[2]}"
     elif given and (expected or errors):
@@ -279,7 +402,8 @@ def in_one_line(message: str, known: Mapping[str, Collection[str]]) -> str:
         essence += f", got {given[1]}"
     else:
         essence = " ".join(re.sub(r'Parser key "[^"]+":|"<unicode string>",', "", inner).split())
-    return f"{where}--{'.'.join(keys)}: {essence}" if keys else where + essence
+    option_name = ".".join(keys).replace("trainer.trainer", "trainer")  # of a whole group in one flag
+    return f"{where}--{option_name}: {essence}" if keys else where + essence
 
 
 def suggestion(name: str, known: Collection[str]) -> str:

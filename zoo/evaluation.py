@@ -77,6 +77,7 @@ class SetMeans(nn.Module):
         super().__init__()
         self.of = nn.ModuleDict()
 
+    @torch.compiler.disable  # `torch.compile` would take the metrics' bookkeeping to pieces
     def log(
         self, module: LightningModule, stage: str, figures: dict[str, Tensor], count: int, kind: type[SetMean] = SetMean
     ) -> None:

@@ -3,19 +3,22 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
+LARGEST = float(np.finfo(np.float32).max)  # no network's code is larger, and squares of larger ones overflow
 
-def check_codes(codes: ArrayLike, fewest: int = 2) -> np.ndarray:
+
+def check_codes(codes: ArrayLike, fewest: int = 2, largest: float = LARGEST) -> np.ndarray:
     """Codes as float64, after a look at them.
 
     Args:
         codes: (n, L).
         fewest: Samples that the metric needs.
+        largest: Absolute value that it bears.
 
     Returns:
         (n, L) float64.
 
     Raises:
-        ValueError: Another shape, no latent, fewer samples, NaN or infinite values.
+        ValueError: Another shape, no latent, fewer samples, NaN, infinite or larger values.
     """
     found = np.asarray(codes, dtype=np.float64)
     if found.ndim != 2 or found.shape[1] < 1:
@@ -24,7 +27,21 @@ def check_codes(codes: ArrayLike, fewest: int = 2) -> np.ndarray:
         raise ValueError(f"expected at least {fewest} samples, got {len(found)}")
     if broken := int((~np.isfinite(found)).any(1).sum()):
         raise ValueError(f"NaN or infinite codes in {broken} of {len(found)} samples")
+    if huge := int((np.abs(found) > largest).any(1).sum()):
+        raise ValueError(f"expected codes of at most {largest:.3g}, got larger ones in {huge} of {len(found)} samples")
     return found
+
+
+def spread(codes: np.ndarray) -> np.ndarray:
+    """Standard deviation of each latent: exactly 0 for a constant one, of which rounding would leave a trace.
+
+    Args:
+        codes: (n, L).
+
+    Returns:
+        (L,).
+    """
+    return np.where(np.ptp(codes, axis=0) > 0, codes.std(0), 0.0)
 
 
 def check_factors(factors: ArrayLike, samples: int) -> np.ndarray:
@@ -38,12 +55,15 @@ def check_factors(factors: ArrayLike, samples: int) -> np.ndarray:
         (n, K) int64.
 
     Raises:
-        ValueError: Another shape or number of samples, or values that are not whole.
+        ValueError: Another shape or number of samples, no sample, or values that are not whole.
     """
     found = np.asarray(factors)
     if found.ndim != 2 or len(found) != samples or found.shape[1] < 1:
         raise ValueError(f"expected factors of shape ({samples}, factors), got {found.shape}")
-    whole = found.astype(np.int64)
+    if not samples:
+        raise ValueError("expected at least one sample, got none")
+    with np.errstate(invalid="ignore"):  # what does not fit is not equal then
+        whole = found.astype(np.int64)
     if not np.array_equal(whole, found):
         raise ValueError(f"expected factors that are integers, got {found.dtype} with other values")
     return whole

@@ -113,10 +113,14 @@ def efficiency(accuracies: Mapping[int, Accuracy], few: int = 100, many: int = 1
         few: Of them.
         many: Of them.
 
+    Returns:
+        At least 0; infinite where only the few predict anything, NaN where neither does.
+
     Raises:
         KeyError: There is no accuracy for one of the two.
     """
-    return float(accuracies[few].test.mean() / accuracies[many].test.mean())
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.divide(accuracies[few].test.mean(), accuracies[many].test.mean()))
 
 
 def _best_penalty(x: np.ndarray, y: np.ndarray) -> float:

@@ -6,12 +6,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.metrics import roc_auc_score
 
-from .checks import check_split, keep_varying
+from .checks import check_split, keep_varying, spread
 from .logistic import fit_logistic
 
 
 class Explicitness(NamedTuple):
-    """Mean over factors of the AUROC, in [0, 1] with 0.5 for chance, on training and on test samples."""
+    """Mean over factors of the AUROC, in [0, 1] with 0.5 for chance, on training and on test samples.
+
+    NaN on samples of which no factor has two values.
+    """
 
     train: float
     test: float
@@ -34,7 +37,7 @@ def explicitness(codes: ArrayLike, factors: ArrayLike, test_codes: ArrayLike, te
     """
     train, labels, test, test_labels = check_split(codes, factors, test_codes, test_factors)
     labels, test_labels = keep_varying(labels, test_labels)
-    deviation = train.std(0)
+    deviation = spread(train)
     scale = np.where(deviation > 0, deviation, 1)
     tables = [(x - train.mean(0)) / scale * (deviation > 0) for x in (train, test)]
     areas = []
@@ -42,8 +45,9 @@ def explicitness(codes: ArrayLike, factors: ArrayLike, test_codes: ArrayLike, te
         regression = fit_logistic(tables[0], column)
         scores = [regression.predict_proba(table) for table in tables]
         areas.append([_area(y, s, regression.classes_) for y, s in zip((column, test_column), scores, strict=True)])
-    means = np.nanmean(np.array(areas), axis=0)
-    return Explicitness(float(means[0]), float(means[1]))
+    columns = [column[~np.isnan(column)] for column in np.array(areas).T]
+    means = [float(column.mean()) if len(column) else np.nan for column in columns]
+    return Explicitness(*means)
 
 
 def _area(labels: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> float:

@@ -22,7 +22,7 @@ def enough_bins(factors: ArrayLike, fewest: int = BINS) -> int:
         factors: (n, K).
         fewest: Smallest result.
     """
-    whole = check_factors(factors, len(np.asarray(factors)))
+    whole = check_factors(factors, len(np.atleast_1d(factors)))
     return max(fewest, *(len(np.unique(column)) for column in whole.T))
 
 
@@ -46,7 +46,8 @@ def discretise(codes: ArrayLike, bins: int = BINS) -> np.ndarray:
     values = check_codes(codes)
     if len(values) < bins:
         raise ValueError(f"expected at least as many samples as bins ({bins}), got {len(values)}")
-    edges = [np.histogram_bin_edges(column, bins)[1:-1] for column in values.T]
+    # as `numpy.histogram`, which refuses a range that is too small for the bins
+    edges = [np.linspace(column.min(), column.max(), bins + 1)[1:-1] for column in values.T]
     return np.stack([np.searchsorted(e, column, side="right") for e, column in zip(edges, values.T, strict=True)], 1)
 
 
@@ -65,17 +66,9 @@ def mutual_information_matrix(first: ArrayLike, second: ArrayLike, corrected: bo
     Raises:
         ValueError: A table that is not one of integers, or of another length.
     """
-    rows = len(np.asarray(first))
+    rows = len(np.atleast_1d(first))
     left, right = _ranks(check_factors(first, rows)), _ranks(check_factors(second, rows))
-    height, width = (int(table.max()) + 1 for table in (left, right))
-    # all columns of the first at once: cell (column, value of the first, value of the second)
-    cells = (left + height * np.arange(left.shape[1])) * width
-    found = np.empty((left.shape[1], right.shape[1]))
-    shape = (left.shape[1], height, width)
-    for index, column in enumerate(right.T):
-        joint = np.bincount((cells + column[:, None]).ravel(), minlength=int(np.prod(shape))).reshape(shape)
-        found[:, index] = _information(joint, rows, corrected)
-    return found
+    return np.array([[_information(a, b, corrected) for b in right.T] for a in left.T])
 
 
 def entropies(table: ArrayLike, corrected: bool = False) -> np.ndarray:
@@ -88,7 +81,7 @@ def entropies(table: ArrayLike, corrected: bool = False) -> np.ndarray:
     Returns:
         (K,) float64, in nats.
     """
-    whole = check_factors(table, len(np.asarray(table)))
+    whole = check_factors(table, len(np.atleast_1d(table)))
     counts = [np.unique(column, return_counts=True)[1] for column in whole.T]
     extra = [(len(count) - 1) / (2 * len(whole)) if corrected else 0.0 for count in counts]
     return np.array([_entropy(count, len(whole)) + more for count, more in zip(counts, extra, strict=True)])
@@ -156,8 +149,9 @@ def modularity_of_matrix(information: ArrayLike, weighted: bool = False) -> floa
     """
     matrix = np.asarray(information, dtype=np.float64)
     largest, others = matrix.max(1), max(matrix.shape[1] - 1, 1)
-    rest = (matrix**2).sum(1) - largest**2
-    scores = np.where(largest > 0, 1 - rest / np.where(largest > 0, largest**2 * others, 1), 0)
+    # the largest is 1 then, and its square is taken away without a trace
+    shares = matrix / np.where(largest > 0, largest, 1)[:, None]
+    scores = np.where(largest > 0, 1 - ((shares**2).sum(1) - 1) / others, 0)
     if weighted:
         return float((scores * largest).sum() / largest.sum()) if largest.any() else 0.0
     return float(scores.mean())
@@ -214,14 +208,15 @@ def _entropy(counts: np.ndarray, rows: int) -> float:
     return float(-(shares * np.log(shares)).sum())
 
 
-def _information(joint: np.ndarray, rows: int, corrected: bool) -> np.ndarray:
-    """Of counts (A, a, b): the sum of p log (p / (p of the row × p of the column))."""
-    left, right = joint.sum(2), joint.sum(1)
-    expected = np.maximum(left[:, :, None] * (right[:, None, :] / rows), 1e-300)
-    terms = joint / rows * np.log(np.where(joint > 0, joint / expected, 1))
-    found = terms.sum((1, 2))
+def _information(first: np.ndarray, second: np.ndarray, corrected: bool) -> float:
+    """Of two columns of ranks (n,): the sum of p log (p / (p of the row × p of the column)) over occupied cells."""
+    rows, width = len(first), int(second.max()) + 1
+    # sorted, and not counted into a table: two columns of 10,000 values each would need one of 800 MB
+    cells, joint = np.unique(first * width + second, return_counts=True)
+    left, right = np.bincount(first), np.bincount(second)
+    ratio = joint / left[cells // width] * (rows / right[cells % width])
+    found = float((joint / rows * np.log(ratio)).sum())
     if corrected:
-        occupied = [(counts > 0).reshape(len(joint), -1).sum(1) for counts in (left, right, joint)]
-        found = found + (occupied[0] + occupied[1] - occupied[2] - 1) / (2 * rows)
+        found += (len(left) + len(right) - len(cells) - 1) / (2 * rows)
     # rounding must not make a dead latent look informative: modularity divides by the largest information
-    return np.where(found > 1e-12, found, 0)
+    return found if found > 1e-12 else 0.0

@@ -13,7 +13,8 @@ class Robustness(NamedTuple):
     """The score and its parts.
 
     Attributes:
-        score: Average over active latents, weighted by their largest deviation; in [0, 1].
+        score: Average over active latents, weighted by their largest deviation; at most 1. Below 0 in odd cases, as
+            in the official code: where the samples of a value lie further from their mean than any from that of all.
         per_latent: (L,), 0 for a latent without variance.
         matrix: (L, K'), of the factors that vary.
         num_active: Latents with a variance.

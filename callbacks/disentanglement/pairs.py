@@ -74,7 +74,7 @@ def pair_differences(
         batch_size: Pairs in a point.
 
     Raises:
-        ValueError: Fewer than two factors have more than one value.
+        ValueError: Fewer than two factors have more than one value, or no point is wanted.
     """
     features, labels = [], []
     for fixed in _chosen(factor_sizes, number, generator, 2 * batch_size):
@@ -98,9 +98,13 @@ def beta_vae_score(train: Points, test: Points) -> float:
         test: Other points.
 
     Raises:
-        ValueError: Features that are not finite.
+        ValueError: Features that are not finite, or training points of one factor only.
     """
-    check_codes(train.features), check_codes(test.features, 1)
+    _check_points(train, test)
+    if (train.labels == train.labels[0]).all():
+        raise ValueError(
+            f"expected training points of two factors, got {len(train.labels)} of factor {train.labels[0]}"
+        )
     regression = fit_logistic(train.features, train.labels)
     return float(regression.score(test.features, test.labels))
 
@@ -124,8 +128,10 @@ def vote_variances(
         batch_size: Images of a vote, at least 2.
 
     Raises:
-        ValueError: Fewer than two factors have more than one value.
+        ValueError: Fewer than two factors have more than one value, or no vote is wanted, or of fewer than two images.
     """
+    if batch_size < 2:
+        raise ValueError(f"expected batch_size of at least 2, got {batch_size}")
     features, labels = [], []
     for fixed in _chosen(factor_sizes, number, generator, batch_size):
         rows = _rows(sample, len(fixed), batch_size, generator)
@@ -150,10 +156,12 @@ def factor_vae_score(train: Points, test: Points, variances: ArrayLike, threshol
             another scale need another.
 
     Raises:
-        ValueError: Variances that are not finite.
+        ValueError: Features or variances that are not finite, or a variance below 0.
     """
-    check_codes(train.features), check_codes(test.features, 1)
-    overall = check_codes(np.asarray(variances)[None], 1)[0]
+    _check_points(train, test)
+    overall = check_codes(np.asarray(variances)[None], 1, np.inf)[0]
+    if (overall < 0).any():
+        raise ValueError(f"expected variances of at least 0, got {overall.min()}")
     active = np.flatnonzero((np.sqrt(overall) >= threshold) & (overall > 0))
     if not len(active):
         return Votes(0.0, 0.0, 0)
@@ -166,6 +174,11 @@ def factor_vae_score(train: Points, test: Points, variances: ArrayLike, threshol
     return Votes(float(hits[0].mean()), float(hits[1].mean()), len(active))
 
 
+def _check_points(train: Points, test: Points) -> None:
+    for points, fewest in ((train, 2), (test, 1)):
+        check_codes(points.features, fewest, np.inf)  # variances of large codes are larger still
+
+
 def _chosen(
     factor_sizes: Sequence[int], number: int, generator: torch.Generator, rows_of_each: int
 ) -> Iterator[np.ndarray]:
@@ -173,6 +186,8 @@ def _chosen(
     usable = np.flatnonzero(np.asarray(factor_sizes) > 1)
     if len(usable) < 2:
         raise ValueError(f"expected two factors with more than one value, got factor_sizes={tuple(factor_sizes)}")
+    if number < 1:
+        raise ValueError(f"expected a number of points or votes of at least 1, got {number}")
     drawn = usable[torch.randint(len(usable), (number,), generator=generator).numpy()]
     step = max(1, AT_ONCE // rows_of_each)
     for start in range(0, number, step):

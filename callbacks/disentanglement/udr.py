@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 from sklearn.linear_model import Lasso
 
-from .checks import check_codes
+from .checks import check_codes, spread
 
 INFORMATIVE = 0.01  # nats of KL divergence
 PENALTY = 0.1  # of the lasso
@@ -86,7 +86,7 @@ def udr(codes: Sequence[ArrayLike], kl: Sequence[ArrayLike], spearman: bool = Fa
         spearman: Spearman correlations instead of the lasso.
 
     Raises:
-        ValueError: Fewer than two models, codes that are not finite or of different images.
+        ValueError: Fewer than two models, codes that are not finite or of different images, or a KL that is NaN.
     """
     if len(codes) < 2 or len(codes) != len(kl):
         raise ValueError(f"expected codes and KL of at least two models, got {len(codes)} and {len(kl)}")
@@ -98,6 +98,8 @@ def udr(codes: Sequence[ArrayLike], kl: Sequence[ArrayLike], spearman: bool = Fa
         informative = np.asarray(divergence) > INFORMATIVE
         if informative.shape != table.shape[1:]:
             raise ValueError(f"expected one KL for each of {table.shape[1]} latents, got shape {informative.shape}")
+        if np.isnan(divergence).any():
+            raise ValueError(f"expected a KL of each latent, got {np.asarray(divergence).tolist()}")
         kept.append(_standardised(table)[:, informative])
     pairwise = np.full((len(kept), len(kept)), np.nan)
     similarity = spearman_similarity if spearman else lasso_similarity
@@ -111,5 +113,5 @@ def udr(codes: Sequence[ArrayLike], kl: Sequence[ArrayLike], spearman: bool = Fa
 
 def _standardised(table: np.ndarray) -> np.ndarray:
     """Columns with mean 0 and deviation 1; constant ones become 0."""
-    centred, deviation = table - table.mean(0), table.std(0)
+    centred, deviation = table - table.mean(0), spread(table)
     return centred / np.where(deviation > 0, deviation, 1) * (deviation > 0)

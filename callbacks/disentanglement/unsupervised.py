@@ -32,8 +32,15 @@ def correlation_of_covariance(covariance: ArrayLike) -> Correlation:
 
     Args:
         covariance: (L, L), symmetric, positive semi-definite.
+
+    Raises:
+        ValueError: It is not finite, not square, not symmetric, or has a negative variance.
     """
     matrix = np.asarray(covariance, dtype=np.float64)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not np.isfinite(matrix).all():
+        raise ValueError(f"expected a covariance (L, L) of finite numbers, got {matrix.tolist()}")
+    if not np.allclose(matrix, matrix.T, rtol=1e-6, atol=0) or (np.diag(matrix) < 0).any():
+        raise ValueError(f"expected a symmetric covariance with variances of at least 0, got {matrix.tolist()}")
     kept = np.flatnonzero(np.diag(matrix) > 0)
     if not len(kept):
         return Correlation(0.0, 0.0, 0.0)
@@ -61,7 +68,11 @@ def gaussian_correlation(codes: ArrayLike) -> Correlation:
         ValueError: Fewer than two samples, or codes that are not finite.
     """
     values = check_codes(codes)
-    return correlation_of_covariance(np.atleast_2d(np.cov(values, rowvar=False, ddof=1)))
+    varies = np.ptp(values, axis=0) > 0
+    covariance = np.zeros((values.shape[1],) * 2)
+    if varies.any():  # a constant latent has none, but for rounding, which would correlate with that of others
+        covariance[np.ix_(varies, varies)] = np.cov(values[:, varies], rowvar=False, ddof=1)
+    return correlation_of_covariance(covariance)
 
 
 def kl_per_latent(mean: ArrayLike, deviation: ArrayLike) -> np.ndarray:
@@ -72,7 +83,14 @@ def kl_per_latent(mean: ArrayLike, deviation: ArrayLike) -> np.ndarray:
         deviation: (n, L) standard deviations, positive.
 
     Returns:
-        (L,) float64, in nats.
+        (L,) float64, in nats, at least 0.
+
+    Raises:
+        ValueError: No image, or a deviation that is not positive.
     """
     centre, spread = np.asarray(mean, dtype=np.float64), np.asarray(deviation, dtype=np.float64)
-    return 0.5 * (centre**2 + spread**2 - 2 * np.log(spread) - 1).mean(0)
+    if not len(spread) or not (spread > 0).all():
+        raise ValueError(f"expected positive standard deviations of an image at least, got shape {spread.shape}")
+    log_variance = 2 * np.log(spread)
+    # `expm1`, because near the prior σ² - ln σ² - 1 is lost in the rounding of 1
+    return 0.5 * (centre**2 + np.maximum(np.expm1(log_variance) - log_variance, 0)).mean(0)

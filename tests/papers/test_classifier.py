@@ -6,7 +6,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -16,7 +16,6 @@ from zoo.classifier.module import warmup_cosine
 from zoo.nets import build_network
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.integers(1, 6), st.integers(2, 7), st.floats(0, 0.5), st.integers(0, 2**31))
 def test_loss_is_the_naive_sum(batch, classes, smoothing, seed):
     generator = torch.Generator().manual_seed(seed)

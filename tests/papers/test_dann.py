@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -121,7 +121,6 @@ def test_a_progress_outside_the_training_is_refused(progress):
 # domain loss
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.integers(1, 5), st.integers(1, 7), st.floats(0.1, 50), st.integers(0, 2**31))
 def test_the_domain_loss_is_the_sum_of_two_naive_means(sources, targets, scale, seed):
     s, t = random(sources, seed=seed) * scale, random(targets, seed=seed + 1) * scale
@@ -186,7 +185,6 @@ def test_random_maps_keep_the_inner_products_of_the_outer_product():
     torch.testing.assert_close(mapped @ mapped.T, exact @ exact.T, rtol=0, atol=0.1)
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.integers(1, 8), st.integers(2, 6), st.floats(0, 30), st.integers(0, 2**31))
 def test_entropy_weights_are_one_plus_exp_minus_entropy_with_mean_one(batch, classes, scale, seed):
     logits = random(batch, classes, seed=seed) * scale

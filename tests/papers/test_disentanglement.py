@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import mutual_info_score
 from torch import Tensor
@@ -52,7 +52,6 @@ def test_the_sheets_three_pixels():
     assert squared == pytest.approx(0.086539, abs=1e-6)
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.integers(1, 4), st.integers(1, 5), st.floats(0.1, 30), seeds)
 def test_both_likelihoods_are_log_densities_summed_over_pixels(batch, side, scale, seed):
     x, logits = random(batch, 1, side, side, seed=seed).sigmoid(), random(batch, 1, side, side, seed=seed + 1) * scale
@@ -94,7 +93,6 @@ def test_the_kl_of_one_posterior_by_hand():
     assert value(loss.kl_divergence(mean, logvar)) == pytest.approx(3.306853, abs=1e-6)
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.integers(1, 5), st.integers(1, 6), seeds)
 def test_the_kl_is_torchs_and_its_latents_add_up(batch, latents, seed):
     _, mean, logvar = codes(batch, latents, seed)
@@ -148,7 +146,6 @@ def test_both_variants_on_four_codes_wherever_their_centre_is(shift):
     assert value(loss.dip_penalty(loss.covariance_of_codes(mean, logvar), 2.0, 2.0)) == pytest.approx(9.5)
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.integers(2, 8), st.integers(1, 5), seeds)
 def test_the_covariances_are_the_naive_ones_and_those_of_codes_are_larger_on_the_diagonal_only(batch, latents, seed):
     _, mean, logvar = codes(batch, latents, seed)
@@ -181,7 +178,6 @@ def naive_tc(z: Tensor, mean: Tensor, logvar: Tensor, weights: Tensor) -> Tensor
     return total / len(z)
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.integers(2, 6), st.integers(1, 4), seeds)
 def test_every_estimate_is_the_naive_one_with_its_weights(batch, latents, seed):
     z, mean, logvar = codes(batch, latents, seed)
@@ -303,7 +299,6 @@ def test_the_discriminators_loss_is_cross_entropy_over_both_halves_and_confident
     assert gradient[0, 0].item() == pytest.approx(-0.5)
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.integers(1, 20), st.integers(1, 5), seeds)
 def test_permuting_keeps_the_values_of_each_latent(batch, latents, seed):
     z = random(batch, latents, seed=seed)

@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -119,7 +119,6 @@ def naive_softmax(row: list[float], temperature: float) -> list[float]:
 logits = st.tuples(st.integers(1, 5), st.integers(2, 6), st.integers(0, 2**31))
 
 
-@settings(max_examples=60, deadline=None)
 @given(logits, st.floats(0.3, 30), st.floats(0, 1))
 def test_loss_is_the_naive_sum(case, temperature, alpha):
     z, v, labels = random_logits(*case)
@@ -131,7 +130,6 @@ def test_loss_is_the_naive_sum(case, temperature, alpha):
     assert distillation_loss(z, v, labels, temperature, alpha).item() == pytest.approx(total / len(z), abs=1e-8)
 
 
-@settings(max_examples=60, deadline=None)
 @given(logits, st.floats(0.3, 30), st.floats(-50, 50))
 def test_the_soft_term_is_a_divergence_whose_gradient_is_bounded_and_that_ignores_shifts(case, temperature, shift):
     z, v, _ = random_logits(*case)

@@ -7,7 +7,8 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -70,7 +71,7 @@ def naive_cdf(masses: list[float], edges: list[float], at: float) -> float:
 widths = st.lists(st.floats(0.05, 3), min_size=2, max_size=8)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(widths, widths, st.floats(-5, 5), st.floats(-5, 5), st.integers(0, 2**31))
 def test_new_masses_are_differences_of_the_cdf_and_keep_their_sum(old, new, start, new_start, seed):
     edges, new_edges = edges_of(old, start), edges_of(new, new_start)

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch.nn import functional
 
@@ -111,7 +111,6 @@ def test_u6_the_loss_its_gradient_and_the_points():
          0.389967, 0.356507, 0.3)  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
 @given(uneven, st.floats(0.02, 5), st.floats(-0.2, 1.2), st.floats(-50, 50), st.floats(0.1, 20))
 def test_u7_masses_are_the_naive_integrals_and_move_and_stretch_with_everything(edges, sigma, place, shift, stretch):
     y = edges[-1] * place
@@ -128,7 +127,6 @@ def test_u7_masses_are_the_naive_integrals_and_move_and_stretch_with_everything(
     torch.testing.assert_close(stretched, c, rtol=0, atol=1e-9)
 
 
-@settings(max_examples=40, deadline=None)
 @given(uneven, st.floats(0.01, 0.99))
 def test_u7_a_narrow_gaussian_is_the_labels_bin_and_a_wide_one_is_uniform(edges, place):
     y = (edges[-1] * place)[None]
@@ -141,7 +139,6 @@ def test_u7_a_narrow_gaussian_is_the_labels_bin_and_a_wide_one_is_uniform(edges,
     torch.testing.assert_close(wide[0], edges.diff() / edges[-1], rtol=0, atol=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 5), st.integers(2, 9), st.integers(0, 2**31))
 def test_u7_the_loss_is_cross_entropy_and_the_divergence_plus_its_floor(batch, bins, seed):
     generator = torch.Generator().manual_seed(seed)
@@ -221,7 +218,6 @@ def test_the_bias_of_the_bins_falls_as_the_sheet_says(ratio):
 # ---------------------------------------------------------------- invariants of the targets
 
 
-@settings(max_examples=60, deadline=None)
 @given(uneven, st.floats(0, 1))
 def test_the_projected_target_keeps_every_label_between_the_outermost_centres(edges, place):
     centres = bin_centres(edges)
@@ -232,7 +228,6 @@ def test_the_projected_target_keeps_every_label_between_the_outermost_centres(ed
     assert c.sum().item() == pytest.approx(1)
 
 
-@settings(max_examples=60, deadline=None)
 @given(uneven, st.data())
 def test_bins_are_half_open_and_the_last_is_closed(edges, data):
     number = data.draw(st.integers(0, len(edges) - 1))
@@ -262,7 +257,6 @@ def test_targets_keep_the_shape_of_the_labels(make):
 # ---------------------------------------------------------------- points and losses
 
 
-@settings(max_examples=50, deadline=None)
 @given(uneven, st.integers(0, 2**31))
 def test_the_median_halves_the_mass_and_the_mode_is_the_densest_bin(edges, seed):
     h = torch.rand(len(edges) - 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -280,7 +274,6 @@ def test_the_median_of_a_mass_in_one_bin_is_its_middle_and_empty_bins_do_no_harm
     near(histogram_median(label(0.5, 0, 0, 0, 0.5)[None], FIVE), 0.2, tolerance=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**31))
 def test_the_losses_of_the_baselines_are_torchs_densities(seed):
     draw = torch.Generator().manual_seed(seed)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
@@ -144,7 +144,6 @@ def test_similarity_matching_of_uncorrelated_and_of_collapsed_features(classes, 
 # ---------------------------------------------------------------- a naive form, invariants, gradients
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.integers(1, 7), st.integers(1, 6), st.integers(2, 5), st.integers(0, 2**31))
 def test_similarity_matching_is_the_naive_sum(batch, width, classes, seed):
     generator = torch.Generator().manual_seed(seed)
@@ -154,7 +153,6 @@ def test_similarity_matching_is_the_naive_sum(batch, width, classes, seed):
     assert similarity_matching_loss(rows, targets).item() == pytest.approx(expected, abs=1e-9)
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.integers(2, 5), st.integers(2, 6), st.integers(0, 2**31))
 def test_backprop_free_prediction_is_the_naive_sum(batch, width, seed):
     generator = torch.Generator().manual_seed(seed)
@@ -171,7 +169,6 @@ def test_backprop_free_prediction_is_the_naive_sum(batch, width, seed):
     assert loss.item() == pytest.approx(total / (4 * batch), abs=1e-9)
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.integers(2, 6), st.booleans(), st.integers(0, 2**31))
 def test_a_factor_and_a_shift_of_each_sample_change_nothing(batch, maps, seed):
     generator = torch.Generator().manual_seed(seed)
@@ -186,7 +183,6 @@ def test_a_factor_and_a_shift_of_each_sample_change_nothing(batch, maps, seed):
     )
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.integers(2, 6), st.integers(0, 2**31))
 def test_the_order_of_the_samples_does_not_matter(batch, seed):
     generator = torch.Generator().manual_seed(seed)

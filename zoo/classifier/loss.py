@@ -1,7 +1,8 @@
 """The loss of a supervised classifier."""
 
 from torch import Tensor
-from torch.nn import functional
+
+from ..nets.cross_entropy import cross_entropy
 
 
 def classification_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -13,7 +14,9 @@ def classification_loss(logits: Tensor, labels: Tensor, label_smoothing: float =
         label_smoothing: Share of the target's mass spread evenly over all K classes (Szegedy et al. 2016, section 7).
 
     Returns:
-        A scalar, at least 0.
+        A scalar, at least 0; NaN for an empty batch.
+
+    Raises:
+        ValueError: For labels that are no integers or do not fit the logits, or a share outside [0, 1].
     """
-    logits = logits.float() if logits.dtype.itemsize < 4 else logits
-    return functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    return cross_entropy(logits, labels, label_smoothing)

@@ -22,6 +22,14 @@ def warmup_cosine(step: int, warmup_steps: int, total: float) -> float:
     return (1 + math.cos(math.pi * min(progress, 1.0))) / 2
 
 
+def _check_arguments(h: Any) -> None:
+    for name in ("lr", "momentum", "weight_decay", "warmup_steps"):
+        if not 0 <= h[name] < math.inf:  # NaN fails too
+            raise ValueError(f"{name} is {h[name]}; expected a number of at least 0")
+    if not 0 <= h.label_smoothing <= 1:
+        raise ValueError(f"label_smoothing is {h.label_smoothing}; expected a share from 0 to 1")
+
+
 class Classifier(LightningModule):
     """Cross-entropy training with SGD, warm-up and cosine annealing.
 
@@ -54,6 +62,7 @@ class Classifier(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        _check_arguments(self.hparams)
         self.image_shape = image_shape
         self.network: Any = self.build_network()
         self.means = SetMeans()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..checks import check_same_shape
 from ..nets.precision import at_least_float32
 from .reversal import ReverseGradient
 
@@ -18,11 +19,17 @@ def reverse_gradient(x: Tensor, coefficient: float | Tensor = 1.0) -> Tensor:
 
     Args:
         x: Any shape, floating-point.
-        coefficient: lambda, at least 0; no gradient reaches it.
+        coefficient: lambda, at least 0; no gradient reaches it. The value of a tensor is not looked at, since that
+            would stall a GPU.
 
     Returns:
         The values of ``x``, bit for bit.
+
+    Raises:
+        ValueError: For a coefficient below 0 or NaN, which would turn the reversal round or spread.
     """
+    if not isinstance(coefficient, Tensor) and not coefficient >= 0:
+        raise ValueError(f"coefficient is {coefficient}; expected a number of at least 0")
     return ReverseGradient.apply(x, coefficient)
 
 
@@ -36,10 +43,11 @@ def domain_coefficient(progress: float, gamma: float = 10.0) -> float:
         gamma: Steepness, above 0; 10 in the paper.
 
     Raises:
-        ValueError: For a progress outside [0, 1], NaN included.
+        ValueError: For a progress outside [0, 1] or a steepness that is not above 0 and finite, NaN included.
     """
-    if not 0 <= progress <= 1:
-        raise ValueError(f"progress is {progress}; expected a share of the training in [0, 1]")
+    _check_progress(progress)
+    if not 0 < gamma < math.inf:
+        raise ValueError(f"gamma is {gamma}; expected a finite number above 0")
     return math.tanh(gamma * progress / 2)  # the same function, without overflow
 
 
@@ -48,7 +56,11 @@ def annealing_factor(progress: float) -> float:
 
     Args:
         progress: Share of the training that is done, p in [0, 1].
+
+    Raises:
+        ValueError: For a progress outside [0, 1], NaN included.
     """
+    _check_progress(progress)
     return (1 + 10 * progress) ** -0.75
 
 
@@ -70,10 +82,15 @@ def domain_loss(
         target_weights: (B',), likewise.
 
     Returns:
-        A scalar in nats, float32 at least; 2 log 2 for a head that knows nothing.
+        A scalar in nats, float32 at least; 2 log 2 for a head that knows nothing, NaN where a domain has no images.
+
+    Raises:
+        ValueError: For weights of another shape than their logits.
     """
     total = torch.zeros((), device=source_logits.device)
     for logits, weights in ((source_logits, source_weights), (-target_logits, target_weights)):
+        if weights is not None:
+            check_same_shape(logits=logits, weights=weights)
         loss = functional.softplus(at_least_float32(logits))  # -log(1 - P(target)), or -log P(target)
         total = total + (loss if weights is None else loss * weights).mean()
     return total
@@ -92,7 +109,21 @@ def conditional_features(features: Tensor, probabilities: Tensor, maps: tuple[Te
 
     Returns:
         (B, K D), class by class, or (B, d).
+
+    Raises:
+        ValueError: For shapes that do not fit.
     """
+    if features.dim() != 2 or probabilities.dim() != 2 or len(features) != len(probabilities):
+        raise ValueError(
+            f"features {tuple(features.shape)} with probabilities {tuple(probabilities.shape)}: expected (B, D) and "
+            "(B, K)"
+        )
+    rows = features.shape[1], probabilities.shape[1]
+    if maps is not None and [tuple(part.shape) for part in maps] != [(count, maps[0].shape[-1]) for count in rows]:
+        raise ValueError(
+            f"maps {tuple(maps[0].shape)} and {tuple(maps[1].shape)} of {rows[0]} features and {rows[1]} classes: "
+            "expected (D, d) and (K, d)"
+        )
     if maps is None:
         return (probabilities[:, :, None] * features[:, None, :]).flatten(1)
     return (features @ maps[0]) * (probabilities @ maps[1]) / math.sqrt(maps[0].shape[1])
@@ -102,11 +133,17 @@ def entropy_weights(logits: Tensor) -> Tensor:
     """Weights of CDAN+E: ``1 + exp(-H)``, scaled to mean 1, so images that are classified with confidence count more.
 
     Args:
-        logits: (B, K) of the images of one domain; no gradient flows into them.
+        logits: (B, K) of the images of one domain, minus infinity for a probability of 0; no gradient flows into them.
 
     Returns:
         (B,), float32 at least, with mean 1: the ratio of two weights is at most 2.
     """
     logarithms = at_least_float32(logits.detach()).log_softmax(1)
+    logarithms = logarithms.clamp(min=torch.finfo(logarithms.dtype).min)  # 0 log 0 is 0
     weights = 1 + (logarithms.exp() * logarithms).sum(1).exp()
     return weights / weights.mean()
+
+
+def _check_progress(progress: float) -> None:
+    if not 0 <= progress <= 1:
+        raise ValueError(f"progress is {progress}; expected a share of the training in [0, 1]")

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ..checks import check_images, check_labelled_batch
 from ..evaluation import SetMeans, positions
 from ..log_interval import logs_now
+from ..nets.cross_entropy import cross_entropy
 from ..nets.precision import at_least_float32
 from .arguments import check_arguments
 from .loss import (
@@ -41,7 +41,8 @@ class DANN(LightningModule):
 
     With several processes each takes the domain loss of its own batch, and gradients are averaged: a step of two
     processes with batches of n equals one of a single process with 2 n, unless there is batch normalisation, dropout or
-    ``cdan_e``, whose weights have mean 1 in each process.
+    ``cdan_e``, whose weights have mean 1 in each process. 16-mixed may leave out a step or two at the start, until
+    torch has found a scale for the loss.
 
     Args:
         num_classes: Number of classes, at least 2; the command line takes it from the data.
@@ -167,6 +168,11 @@ class DANN(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Label loss of the source and domain loss of both."""
         h: Any = self.hparams
+        if not isinstance(batch, dict):
+            raise ValueError(
+                f"a batch of type {type(batch).__name__} arrived; expected a dictionary with source and target, such as "
+                "AdaptationDataModule gives"
+            )
         (x_s, y_s), x_t = batch["source"], batch["target"]
         log_now = logs_now(self.trainer)
         if log_now or batch_idx == 0 or not x_s.is_cuda:  # on a GPU the check would stall the queue in each step
@@ -174,7 +180,7 @@ class DANN(LightningModule):
             check_images(x_t, self.image_shape)
         f_s, f_t = self._features_of_both(x_s, x_t)
         logits_s = self._logits(f_s)
-        label_loss = functional.cross_entropy(at_least_float32(logits_s), y_s)
+        label_loss = cross_entropy(logits_s, y_s)
 
         coefficient = self.coefficient()
         f_s, f_t = (f.detach() if h.adaptation == "none" else reverse_gradient(f, coefficient) for f in (f_s, f_t))
@@ -273,7 +279,7 @@ class DANN(LightningModule):
         count = len(positions(self.trainer, batch_idx, len(y)))
         counted, y = logits[: count or None], y[: count or None]
         figures = {
-            "loss": functional.cross_entropy(at_least_float32(counted), y),
+            "loss": cross_entropy(counted, y),
             "acc": (counted.argmax(1) == y).float().mean(),
         }
         self.means.log(self, stage, figures, count)

@@ -1,8 +1,8 @@
 """The objectives of six methods, each a sum of functions here: nats per image, means over a batch of B images.
 
 Posteriors are diagonal Gaussians: ``mean`` and ``logvar`` of shape ``(B, L)``, and ``z`` one draw of each. Images are
-in [0, 1]. Posteriors and codes are to come in float32 at least, and outside autocast: what is far in the tails is lost
-in half precision. Logits may be of any precision.
+in [0, 1]. Everything is computed in float32 at least, under autocast too; but posteriors and codes are to come so: what
+is far in the tails is lost in half precision. The means of empty batches are NaN.
 """
 
 import math
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..checks import check_rows, check_same_shape
 from ..nets.dropout import own_draw
 from ..nets.precision import at_least_float32
 
@@ -33,7 +34,11 @@ def bernoulli_reconstruction(x: Tensor, logits: Tensor) -> Tensor:
 
     Returns:
         A scalar; ``4096 log 2 = 2839.13`` for zero logits and 64x64 pixels.
+
+    Raises:
+        ValueError: For logits of another shape.
     """
+    check_same_shape(x=x, logits=logits)
     logits = at_least_float32(logits)
     return functional.binary_cross_entropy_with_logits(logits, x.to(logits.dtype), reduction="sum") / len(x)
 
@@ -55,17 +60,29 @@ def gaussian_reconstruction(x: Tensor, logits: Tensor) -> Tensor:
 
     Returns:
         A scalar, above or below 0.
+
+    Raises:
+        ValueError: For logits of another shape.
     """
+    check_same_shape(x=x, logits=logits)
     logits = at_least_float32(logits)
     error = functional.mse_loss(logits.sigmoid(), x.to(logits.dtype), reduction="sum")
-    return error / len(x) + x[0].numel() * math.log(math.pi) / 2
+    return error / len(x) + x.shape[1:].numel() * math.log(math.pi) / 2
 
 
 # ---------------------------------------------------------------- divergence from the prior
 
 
 def kl_per_latent(mean: Tensor, logvar: Tensor) -> Tensor:
-    """``KL(q(z_l|x_b) || N(0, 1)) = (mean^2 + exp(logvar) - logvar - 1) / 2``, ``(B, L)``, at least 0."""
+    """``KL(q(z_l|x_b) || N(0, 1)) = (mean^2 + exp(logvar) - logvar - 1) / 2``, ``(B, L)``, at least 0 but for rounding.
+
+    In float32 it is infinite for a ``logvar`` above 88.
+
+    Raises:
+        ValueError: For tensors of different shapes.
+    """
+    check_rows(mean=mean, logvar=logvar)
+    mean, logvar = at_least_float32(mean), at_least_float32(logvar)
     return (mean.square() + logvar.exp() - logvar - 1) / 2
 
 
@@ -83,7 +100,15 @@ def annealed_capacity(step: Tensor, max_capacity: float, annealing_steps: int) -
         step: t, the number of steps made, a scalar.
         max_capacity: In nats, at least 0.
         annealing_steps: T, at least 1.
+
+    Raises:
+        ValueError: For a capacity below 0, or no steps.
     """
+    if not (0 <= max_capacity < math.inf and annealing_steps >= 1):
+        raise ValueError(
+            f"max_capacity={max_capacity} and annealing_steps={annealing_steps}: expected a finite number of at least "
+            "0, and 1 step at least"
+        )
     return max_capacity * (step / annealing_steps).clamp(max=1)
 
 
@@ -94,7 +119,12 @@ def capacity_penalty(kl: Tensor, capacity: Tensor | float, gamma: float) -> Tens
         kl: :func:`kl_divergence`, a scalar.
         capacity: c, in nats.
         gamma: Weight, at least 0; the gradient is ``gamma sign(KL - c)`` times that of the KL.
+
+    Raises:
+        ValueError: For a weight below 0 or NaN.
     """
+    if not gamma >= 0:
+        raise ValueError(f"gamma is {gamma}; expected a number of at least 0")
     return gamma * (kl - capacity).abs()
 
 
@@ -102,14 +132,26 @@ def capacity_penalty(kl: Tensor, capacity: Tensor | float, gamma: float) -> Tens
 
 
 def covariance_of_means(mean: Tensor) -> Tensor:
-    """``E[mean mean'] - E[mean] E[mean]'`` over the batch, divided by B: ``(B, L)`` to ``(L, L)``."""
+    """``E[mean mean'] - E[mean] E[mean]'`` over the batch, divided by B: ``(B, L)`` to ``(L, L)``.
+
+    Raises:
+        ValueError: For no rows.
+    """
+    check_rows(mean=mean)
+    mean = at_least_float32(mean)
     centred = mean - mean.mean(0)
-    return centred.T @ centred / len(mean)
+    with torch.autocast(mean.device.type, enabled=False):
+        return centred.T @ centred / len(mean)
 
 
 def covariance_of_codes(mean: Tensor, logvar: Tensor) -> Tensor:
-    """Covariance of the aggregate posterior, ``(L, L)``: that of the means plus the mean of the variances."""
-    return covariance_of_means(mean) + logvar.exp().mean(0).diag()
+    """Covariance of the aggregate posterior, ``(L, L)``: that of the means plus the mean of the variances.
+
+    Raises:
+        ValueError: For tensors of different shapes.
+    """
+    check_rows(mean=mean, logvar=logvar)
+    return covariance_of_means(mean) + at_least_float32(logvar).exp().mean(0).diag()
 
 
 def dip_penalty(covariance: Tensor, lambda_od: float, lambda_d: float) -> Tensor:
@@ -121,7 +163,13 @@ def dip_penalty(covariance: Tensor, lambda_od: float, lambda_d: float) -> Tensor
         covariance: S, ``(L, L)``; each pair counts twice.
         lambda_od: Weight off the diagonal.
         lambda_d: Weight on the diagonal.
+
+    Raises:
+        ValueError: For a matrix that is not square.
     """
+    if covariance.dim() != 2 or covariance.shape[0] != covariance.shape[1]:
+        raise ValueError(f"covariance {tuple(covariance.shape)}: expected (L, L)")
+    covariance = at_least_float32(covariance)
     diagonal = covariance.diagonal()
     off_diagonal = (covariance - diagonal.diag()).square().sum()
     return lambda_od * off_diagonal + lambda_d * (diagonal - 1).square().sum()
@@ -131,7 +179,11 @@ def dip_penalty(covariance: Tensor, lambda_od: float, lambda_d: float) -> Tensor
 
 
 def gaussian_log_density(z: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
-    """``log N(z; mean, exp(logvar))``, element by element; the three broadcast."""
+    """``log N(z; mean, exp(logvar))``, element by element; the three broadcast.
+
+    In float32 it is minus infinity for a ``logvar`` below -88, and NaN where ``z`` is the mean too.
+    """
+    z, mean, logvar = at_least_float32(z), at_least_float32(mean), at_least_float32(logvar)
     return -((z - mean).square() * (-logvar).exp() + logvar + LOG_2_PI) / 2
 
 
@@ -151,7 +203,17 @@ def unnormalised_tc(z: Tensor, mean: Tensor, logvar: Tensor, log_weights: Tensor
 
     Returns:
         A scalar. Memory and work are those of J x B x L numbers.
+
+    Raises:
+        ValueError: For shapes that do not fit, or no component.
     """
+    check_rows(mean=mean, logvar=logvar)
+    if len(mean) == 0 or z.dim() != 2 or z.shape[1] != mean.shape[1]:
+        raise ValueError(
+            f"draws {tuple(z.shape)} of components {tuple(mean.shape)}: expected (J, L) of (B, L), B above 0"
+        )
+    if log_weights is not None and log_weights.shape != (len(z), len(mean)):
+        raise ValueError(f"weights {tuple(log_weights.shape)} of {len(mean)} components for {len(z)} draws")
     densities = gaussian_log_density(z.T[:, :, None], mean.T[:, None, :], logvar.T[:, None, :])  # (L, J, B)
     joint = densities.sum(0)
     if log_weights is not None:
@@ -172,7 +234,11 @@ def mixture_tc(z: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
 
     Returns:
         A scalar, with the gradients of the others but the stratified one.
+
+    Raises:
+        ValueError: For tensors of different shapes, or an empty batch.
     """
+    check_rows(z=z, mean=mean, logvar=logvar)
     return unnormalised_tc(z, mean, logvar) + (z.shape[1] - 1) * math.log(len(mean))
 
 
@@ -183,8 +249,14 @@ def weighted_tc(z: Tensor, mean: Tensor, logvar: Tensor, dataset_size: int) -> T
         z: One draw of each posterior, ``(B, L)``.
         mean: ``(B, L)``.
         logvar: ``(B, L)``.
-        dataset_size: N, the number of different images.
+        dataset_size: N, the number of different images, at least 1.
+
+    Raises:
+        ValueError: For tensors of different shapes, an empty batch, or an empty data set.
     """
+    check_rows(z=z, mean=mean, logvar=logvar)
+    if dataset_size < 1:
+        raise ValueError(f"dataset_size is {dataset_size}; expected 1 at least")
     return unnormalised_tc(z, mean, logvar) + (z.shape[1] - 1) * math.log(len(mean) * dataset_size)
 
 
@@ -196,8 +268,12 @@ def stratified_tc(z: Tensor, mean: Tensor, logvar: Tensor, dataset_size: int) ->
         mean: ``(B, L)``.
         logvar: ``(B, L)``.
         dataset_size: N, the number of different images, at least B.
+
+    Raises:
+        ValueError: For tensors of different shapes, fewer than 2 images, or a batch that is larger than the data set.
     """
-    weights = stratified_log_weights(len(z), dataset_size).to(z.device, z.dtype)
+    check_rows(z=z, mean=mean, logvar=logvar)
+    weights = stratified_log_weights(len(z), dataset_size).to(z.device, at_least_float32(z).dtype)
     return unnormalised_tc(z, mean, logvar, weights)
 
 
@@ -232,7 +308,11 @@ def permute_latents(z: Tensor, generator: torch.Generator | None = None) -> Tens
         z: ``(B, L)``.
         generator: On the device of ``z``; None for the default one. Several processes with the same state draw
             different permutations.
+
+    Raises:
+        ValueError: For no rows.
     """
+    check_rows(z=z)
     order = own_draw(partial(torch.rand, generator=generator), z).argsort(0)
     return z.gather(0, order)
 
@@ -245,7 +325,11 @@ def density_ratio_tc(logits: Tensor) -> Tensor:
 
     Returns:
         A scalar; 0 for a discriminator that knows nothing.
+
+    Raises:
+        ValueError: For another number of logits.
     """
+    _check_pairs(logits)
     logits = at_least_float32(logits)
     return (logits[:, 0] - logits[:, 1]).mean()
 
@@ -258,6 +342,16 @@ def discriminator_loss(logits: Tensor, permuted_logits: Tensor) -> Tensor:
     Args:
         logits: ``(B, 2)`` for codes of the aggregate posterior, detached.
         permuted_logits: ``(B', 2)`` for permuted codes, detached.
+
+    Raises:
+        ValueError: For another number of logits.
     """
+    _check_pairs(logits)
+    _check_pairs(permuted_logits)
     right = at_least_float32(logits).log_softmax(1)[:, 0].mean()
     return -(right + at_least_float32(permuted_logits).log_softmax(1)[:, 1].mean()) / 2
+
+
+def _check_pairs(logits: Tensor) -> None:
+    if logits.dim() != 2 or logits.shape[1] != 2:
+        raise ValueError(f"logits {tuple(logits.shape)} of a discriminator: expected (B, 2)")

@@ -27,11 +27,10 @@ def householder(v: Tensor) -> Tensor:
     Raises:
         ValueError: For a vector of zeros, NaN or infinity.
     """
-    v = v.double()
-    square = v @ v
-    if not 0 < square < torch.inf:
+    if v.dim() != 1 or not len(v) or not 0 < v.abs().max() < torch.inf:
         raise ValueError(f"v is {v.tolist()}; expected finite numbers that are not all 0")
-    return torch.eye(len(v), dtype=v.dtype, device=v.device) - 2 * torch.outer(v, v) / square
+    v = v.double() / v.double().abs().max()  # squares of what is huge or tiny would leave float64
+    return torch.eye(len(v), dtype=v.dtype, device=v.device) - 2 * torch.outer(v, v) / (v @ v)
 
 
 def entangle(z: Tensor, matrix: Tensor, marginal: Distribution) -> Tensor:
@@ -46,7 +45,7 @@ def entangle(z: Tensor, matrix: Tensor, marginal: Distribution) -> Tensor:
         marginal: Of each latent, continuous, with ``cdf`` and ``icdf``.
 
     Returns:
-        ``(n, L)``, float64.
+        ``(n, L)``, float64; NaN may come of several latents at the ends of the marginal's support.
 
     Raises:
         ValueError: For a matrix of another shape, or one that is not orthogonal.

@@ -1,7 +1,7 @@
 """Losses of a student on a teacher's soft targets, and the same for histograms of a regressor.
 
 Everything is computed in float32 at least, whatever autocast says: no operation here is one that it lowers, but for the
-product in :func:`rebin`, which switches it off.
+product in :func:`rebin`, which switches it off. The means of empty batches are NaN.
 """
 
 import math
@@ -9,6 +9,10 @@ import math
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from ..checks import check_rows
+from ..nets.cross_entropy import cross_entropy
+from ..nets.precision import at_least_float32
 
 
 def distillation_loss(
@@ -29,7 +33,7 @@ def distillation_loss(
         A scalar, at least 0.
 
     Raises:
-        ValueError: For a temperature or a weight out of range, or logits of two shapes.
+        ValueError: For a temperature or a weight out of range, logits of two shapes, or labels that do not fit them.
     """
     return mix(hard_loss(student_logits, labels), soft_target_loss(student_logits, teacher_logits, temperature), alpha)
 
@@ -39,7 +43,8 @@ def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, temperature
 
     The gradient with respect to a row of z is ``T (q - p) / B`` with the two softmaxes p and q. For a high T it is near
     ``((z - mean z) - (v - mean v)) / (K B)``, the matching of logits: T² keeps it of that size (section 2.1).
-    The value, not the gradient, loses digits in float32 at very high temperatures: an error of about 1e-7 T².
+    The value, not the gradient, loses digits in float32 at very high temperatures: an error of about 1e-7 T². A
+    temperature so small or so large that ``v / T`` or T² is infinite in that precision gives NaN.
 
     Args:
         student_logits: z, ``(B, K)``, finite.
@@ -58,10 +63,12 @@ def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, temperature
             f"student's logits {tuple(student_logits.shape)} with the teacher's {tuple(teacher_logits.shape)}: "
             "expected the same shape"
         )
-    student, teacher = _at_least_float(student_logits), _at_least_float(teacher_logits.detach())
+    check_rows(logits=student_logits)
+    student, teacher = at_least_float32(student_logits), at_least_float32(teacher_logits.detach())
     masses = (teacher / temperature).softmax(-1)
     # "batchmean" sums over the classes; "mean" would divide by their number too
-    return temperature**2 * functional.kl_div((student / temperature).log_softmax(-1), masses, reduction="batchmean")
+    divergence = functional.kl_div((student / temperature).log_softmax(-1), masses, reduction="batchmean")
+    return temperature * temperature * divergence  # a square that overflows would raise another error
 
 
 def mix(hard: Tensor, soft: Tensor, alpha: float) -> Tensor:
@@ -82,7 +89,8 @@ def mix(hard: Tensor, soft: Tensor, alpha: float) -> Tensor:
 def rebin(masses: Tensor, edges: Tensor, new_edges: Tensor) -> Tensor:
     """The masses of the same histograms in other bins: differences of their piecewise linear cdf, exactly.
 
-    What lies beyond the new edges goes to the outermost new bins, so that the sum stays.
+    What lies beyond the new edges goes to the outermost new bins, so that the sum stays. Edges that do not rise give
+    NaN; to refuse them by their values would stall a GPU.
 
     Args:
         masses: ``(..., k)``, spread evenly within each bin.
@@ -91,8 +99,16 @@ def rebin(masses: Tensor, edges: Tensor, new_edges: Tensor) -> Tensor:
 
     Returns:
         ``(..., m)``, float32 at least.
+
+    Raises:
+        ValueError: For shapes that do not fit.
     """
-    masses, edges, new_edges = (_at_least_float(values) for values in (masses, edges, new_edges))
+    if edges.dim() != 1 or new_edges.dim() != 1 or len(new_edges) < 2 or masses.shape[-1:] != (len(edges) - 1,):
+        raise ValueError(
+            f"masses {tuple(masses.shape)} with edges {tuple(edges.shape)} and new edges {tuple(new_edges.shape)}: "
+            "expected (..., k), (k + 1,) and (m + 1,)"
+        )
+    masses, edges, new_edges = (at_least_float32(values) for values in (masses, edges, new_edges))
     dtype = torch.promote_types(torch.promote_types(masses.dtype, edges.dtype), new_edges.dtype)
     masses, edges, new_edges = masses.to(dtype), edges.to(dtype), new_edges.to(dtype)
     inner = new_edges[1:-1]
@@ -100,7 +116,8 @@ def rebin(masses: Tensor, edges: Tensor, new_edges: Tensor) -> Tensor:
     highs = torch.cat([inner, inner.new_full((1,), math.inf)])
     # The part of each old bin in each new one. Overlaps instead of differences of sums: nothing cancels in the tails.
     overlap = torch.minimum(edges[1:, None], highs) - torch.maximum(edges[:-1, None], lows)
-    parts = overlap.clamp(min=0) / edges.diff()[:, None]
+    parts = overlap.clamp(min=0) / torch.where(edges.diff() > 0, edges.diff(), torch.nan)[:, None]
+    parts = torch.where(new_edges.diff() > 0, parts, torch.nan)
     with torch.autocast(masses.device.type, enabled=False):
         return masses @ parts
 
@@ -114,9 +131,15 @@ def hard_loss(logits: Tensor, target: Tensor) -> Tensor:
 
     Returns:
         A scalar.
+
+    Raises:
+        ValueError: For a target that does not fit the logits.
     """
-    logits = _at_least_float(logits)
-    return functional.cross_entropy(logits, target.to(logits.dtype) if target.is_floating_point() else target)
+    if not target.is_floating_point():
+        return cross_entropy(logits, target)
+    check_rows(logits=logits, target=target)
+    logits = at_least_float32(logits)
+    return functional.cross_entropy(logits, target.to(logits.dtype))
 
 
 def check_temperature(temperature: float) -> None:
@@ -137,7 +160,3 @@ def check_alpha(alpha: float) -> None:
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha is {alpha}; expected the soft term's weight, in [0, 1]")
-
-
-def _at_least_float(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))

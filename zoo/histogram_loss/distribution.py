@@ -10,7 +10,7 @@ from .loss import bin_centres, histogram_mean, histogram_median, histogram_mode
 
 
 class PiecewiseUniform(Distribution):
-    """Uniform within each of k bins, zero outside: all quantities exact, in the units of the edges.
+    """Uniform within each of k bins, zero outside: all quantities exact, in the units of the edges; NaN for NaN.
 
     Args:
         edges: ``(k + 1,)``, rising, shared by the batch; the widths may differ.
@@ -22,10 +22,13 @@ class PiecewiseUniform(Distribution):
         probs: ``(*batch, k)``, the masses.
 
     Raises:
-        ValueError: For NaN logits, fewer than one bin, or edges that do not rise or do not fit the logits.
+        ValueError: For NaN logits, fewer than one bin, or edges that do not rise, are infinite or do not fit the
+            logits. The values are looked at unless ``validate_args`` is False; None is torch's default, which
+            ``torch.compile`` sets to False for the rest of the process.
     """
 
-    arg_constraints = {"logits": constraints.real_vector}  # noqa: RUF012  torch's own declaration has no ClassVar
+    # Not real_vector, which fails on an empty batch. As in torch, without ClassVar.
+    arg_constraints = {"logits": constraints.real}  # noqa: RUF012
     support = constraints.real  # the density is defined everywhere, and 0 outside the edges
     has_rsample = False
 
@@ -37,8 +40,8 @@ class PiecewiseUniform(Distribution):
         self.logits = logits.to(dtype).log_softmax(-1)
         self.probs = self.logits.exp()
         super().__init__(logits.shape[:-1], validate_args=validate_args)
-        if self._validate_args and not bool((self.edges.diff() > 0).all()):
-            raise ValueError("the edges of a histogram must rise")
+        if self._validate_args and not bool((self.edges.diff() > 0).all() & self.edges.isfinite().all()):
+            raise ValueError("the edges of a histogram must rise and be finite")
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "PiecewiseUniform":
         """The same distribution, repeated over a larger batch shape."""
@@ -74,7 +77,8 @@ class PiecewiseUniform(Distribution):
         value = value.to(self.edges.dtype)
         inside = (value >= self.edges[0]) & (value <= self.edges[-1])
         densities = self.logits - self.edges.diff().log()
-        return torch.where(inside, self._take(densities, self._index(value)), -torch.inf)
+        outside = torch.where(value.isnan(), value, -torch.inf)
+        return torch.where(inside, self._take(densities, self._index(value)), outside)
 
     def cdf(self, value: Tensor) -> Tensor:
         """Probability of values up to this one, ``(..., *batch)``; 0 below the support and 1 above it."""
@@ -82,7 +86,7 @@ class PiecewiseUniform(Distribution):
         index = self._index(value)
         share = ((value - self.edges[index]) / self.edges.diff()[index]).clamp(0, 1)
         found = self._take(self._cumulative(), index) + share * self._take(self.probs, index)
-        return torch.where(value < self.edges[-1], found.clamp(max=1), torch.ones_like(found))
+        return torch.where(value >= self.edges[-1], torch.ones_like(found), found.clamp(max=1))
 
     def icdf(self, value: Tensor) -> Tensor:
         """Smallest number whose cdf is the value in [0, 1], ``(..., *batch)``; NaN for a value out of range."""

@@ -2,7 +2,8 @@
 
 A support is cut into k bins by k + 1 rising edges. A target is a row of masses c, one for each bin, which sum to 1; a
 prediction is the softmax h of k logits. Bins are half-open, ``[e_{i-1}, e_i)``, the last one is closed. Labels outside
-the support count as its nearer end.
+the support count as its nearer end; the target of a label that is NaN has NaN in it. Everything is computed in float32
+at least, under autocast too. The means of empty batches are NaN.
 """
 
 import math
@@ -10,6 +11,9 @@ import math
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from ..checks import check_rows, check_same_shape
+from ..nets.precision import at_least_float32
 
 
 def bin_edges(
@@ -42,7 +46,8 @@ def bin_edges(
         ``(k + 1,)``, float64; sigma is ``sigma_ratio`` times the difference of two neighbours.
 
     Raises:
-        ValueError: For a value out of its range, both paddings, or paddings that leave no bin for the labels.
+        ValueError: For a value out of its range, both paddings, paddings that leave no bin for the labels, or a support
+            that float64 cannot cut into as many bins.
     """
     if bins < 2:
         raise ValueError(f"bins is {bins}; a histogram needs at least 2")
@@ -65,7 +70,10 @@ def bin_edges(
         padding = padding_sigmas * sigma_ratio * (high - low) / left
     else:
         padding = padding_share * (high - low)
-    return torch.linspace(low - padding, high + padding, bins + 1, dtype=torch.float64)
+    edges = torch.linspace(low - padding, high + padding, bins + 1, dtype=torch.float64)
+    if not bool(((edges.diff() > 0) & edges.diff().isfinite()).all()):
+        raise ValueError(f"[{low - padding}, {high + padding}] cannot be cut into {bins} bins in float64")
+    return edges
 
 
 def bin_centres(edges: Tensor) -> Tensor:
@@ -85,19 +93,19 @@ def truncated_gaussian_target(y: Tensor, edges: Tensor, sigma: float | Tensor) -
     Args:
         y: Labels ``(...,)``.
         edges: ``(k + 1,)``, rising; the widths may differ.
-        sigma: Standard deviation, at least 0, in the units of the labels. 0 is the limit, the target of
-            :func:`dirac_target`; a very large one is near the uniform distribution. A tensor ``()`` is taken as it is,
-            since looking at its value would stall a GPU; it must be above 0.
+        sigma: Standard deviation in [0, 1e30], in the units of the labels; a larger one would be infinite in float32. 0
+            is the limit, the target of :func:`dirac_target`; a very large one is near the uniform distribution. A
+            tensor ``()`` is taken as it is, since looking at its value would stall a GPU; it must be above 0.
 
     Returns:
         ``(..., k)``, float32 at least.
 
     Raises:
-        ValueError: A sigma below 0, NaN or infinite.
+        ValueError: A sigma out of range or NaN, or edges that are none.
     """
     if not isinstance(sigma, Tensor):
-        if not (math.isfinite(sigma) and sigma >= 0):
-            raise ValueError(f"sigma is {sigma}; expected a finite number of at least 0")
+        if not 0 <= sigma <= 1e30:
+            raise ValueError(f"sigma is {sigma}; expected a number in [0, 1e30]")
         if sigma < torch.finfo(torch.float32).tiny:
             return dirac_target(y, edges)
     y, edges = _same_precision(y, edges)
@@ -119,7 +127,8 @@ def dirac_target(y: Tensor, edges: Tensor) -> Tensor:
     """
     y, edges = _same_precision(y, edges)
     masses = edges.new_zeros(*y.shape, len(edges) - 1)
-    return masses.scatter_(-1, bin_index(y, edges)[..., None], 1.0)
+    one = torch.where(y.isnan(), y, 1.0)
+    return masses.scatter_(-1, bin_index(y, edges)[..., None], one[..., None])
 
 
 def uniform_mix_target(y: Tensor, edges: Tensor, epsilon: float = 1e-3) -> Tensor:
@@ -134,8 +143,9 @@ def uniform_mix_target(y: Tensor, edges: Tensor, epsilon: float = 1e-3) -> Tenso
         ``(..., k)``, float32 at least.
 
     Raises:
-        ValueError: For an epsilon out of range.
+        ValueError: For an epsilon out of range, or edges that are none.
     """
+    _check_edges(edges)
     bins = len(edges) - 1
     if not 0 <= epsilon <= 1 / (bins - 1):
         raise ValueError(f"epsilon is {epsilon}; expected a number in [0, {1 / (bins - 1):g}] for {bins} bins")
@@ -164,14 +174,17 @@ def projected_target(y: Tensor, edges: Tensor) -> Tensor:
 
 
 def bin_index(y: Tensor, edges: Tensor) -> Tensor:
-    """Number of the bin that holds each label, ``(...,)`` int64 in ``[0, k)``; the nearest one from outside."""
+    """Number of the bin that holds each label, ``(...,)`` int64 in ``[0, k)``; the nearest one from outside.
+
+    There is no number for NaN, which gets the last bin's.
+    """
     y, edges = _same_precision(y, edges)
     return (torch.bucketize(y, edges, right=True) - 1).clamp_(0, len(edges) - 2)
 
 
 def target_entropy(target: Tensor) -> Tensor:
     """Entropy ``(...,)`` in nats of masses ``(..., k)``: the floor H(c) of the histogram loss."""
-    return torch.special.entr(target).sum(-1)
+    return torch.special.entr(at_least_float32(target)).sum(-1)
 
 
 # ---------------------------------------------------------------- losses
@@ -184,12 +197,17 @@ def histogram_loss(logits: Tensor, target: Tensor) -> Tensor:
     to a row of logits is ``(h - c) / B``.
 
     Args:
-        logits: ``(B, k)``, any floating dtype; computed in float32 at least.
+        logits: ``(B, k)``, any floating dtype; computed in float32 at least. Where one is minus infinity, the loss is
+            infinite, or NaN if the target has no mass there either.
         target: Masses c, ``(B, k)``, each row of which sums to 1.
 
     Returns:
         A scalar.
+
+    Raises:
+        ValueError: For shapes that do not fit.
     """
+    check_rows(logits=logits, target=target)
     dtype = torch.promote_types(torch.promote_types(logits.dtype, target.dtype), torch.float32)
     return functional.cross_entropy(logits.to(dtype), target.to(dtype))
 
@@ -200,11 +218,16 @@ def gaussian_loss(y: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     Args:
         y: ``(B,)``.
         mean: ``(B,)``.
-        scale: ``(B,)``, above 0.
+        scale: ``(B,)``, above 0; NaN or infinity comes of others.
 
     Returns:
         A scalar.
+
+    Raises:
+        ValueError: For tensors of different shapes.
     """
+    check_same_shape(y=y, mean=mean, scale=scale)
+    y, mean, scale = (at_least_float32(values) for values in (y, mean, scale))
     return (((y - mean) / scale).square() / 2 + scale.log()).mean() + math.log(2 * math.pi) / 2
 
 
@@ -215,11 +238,18 @@ def mixture_loss(y: Tensor, logits: Tensor, means: Tensor, scales: Tensor) -> Te
         y: ``(B,)``.
         logits: Of the weights, ``(B, M)``.
         means: ``(B, M)``.
-        scales: ``(B, M)``, above 0.
+        scales: ``(B, M)``, above 0; NaN or infinity comes of others.
 
     Returns:
         A scalar.
+
+    Raises:
+        ValueError: For shapes that do not fit.
     """
+    check_rows(logits=logits, means=means, scales=scales)
+    if y.shape != means.shape[:1]:
+        raise ValueError(f"labels {tuple(y.shape)} with means {tuple(means.shape)}: expected (B,) and (B, M)")
+    y, logits, means, scales = (at_least_float32(values) for values in (y, logits, means, scales))
     exponents = ((y[:, None] - means) / scales).square() / 2 + scales.log() + math.log(2 * math.pi) / 2
     return -(logits.log_softmax(-1) - exponents).logsumexp(-1).mean()
 
@@ -229,7 +259,9 @@ def mixture_loss(y: Tensor, logits: Tensor, means: Tensor, scales: Tensor) -> Te
 
 def histogram_mean(masses: Tensor, edges: Tensor) -> Tensor:
     """Mean ``(...,)`` of histograms ``(..., k)``: the sum of masses times centres, never beyond the outermost ones."""
-    return masses @ bin_centres(edges).to(masses.dtype)
+    masses, edges = _histogram(masses, edges)
+    with torch.autocast(masses.device.type, enabled=False):  # it would give the mean two or three digits
+        return masses @ bin_centres(edges).to(masses.dtype)
 
 
 def histogram_median(masses: Tensor, edges: Tensor) -> Tensor:
@@ -237,6 +269,7 @@ def histogram_median(masses: Tensor, edges: Tensor) -> Tensor:
 
     ``e_{j-1} + w_j (1/2 - F_{j-1}) / h_j`` for the first bin j whose cumulative mass F_j reaches one half.
     """
+    masses, edges = _histogram(masses, edges)
     edges = edges.to(masses.dtype)
     cumulative = masses.cumsum(-1)
     half = cumulative[..., -1:] / 2
@@ -248,10 +281,31 @@ def histogram_median(masses: Tensor, edges: Tensor) -> Tensor:
 
 
 def histogram_mode(masses: Tensor, edges: Tensor) -> Tensor:
-    """Centre ``(...,)`` of the bin of the highest density of histograms ``(..., k)``; resolution one bin."""
-    return bin_centres(edges)[(masses / edges.diff()).argmax(-1)].to(masses.dtype)
+    """Centre ``(...,)`` of the bin of the highest density of histograms ``(..., k)``; resolution one bin.
+
+    The first of several; NaN where a mass is NaN.
+    """
+    masses, edges = _histogram(masses, edges)
+    highest, index = (masses / edges.diff()).max(-1)
+    return torch.where(highest.isnan(), highest, bin_centres(edges)[index]).to(masses.dtype)
+
+
+def _check_edges(edges: Tensor) -> None:
+    """Refuse what cannot be the edges of two bins at least; their values are not looked at."""
+    if edges.dim() != 1 or len(edges) < 3:
+        raise ValueError(f"edges {tuple(edges.shape)}: expected (k + 1,) with 2 bins at least")
+
+
+def _histogram(masses: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in float32 at least."""
+    if edges.dim() != 1 or masses.shape[-1:] != (len(edges) - 1,):
+        raise ValueError(
+            f"masses {tuple(masses.shape)} with edges {tuple(edges.shape)}: expected (..., k) and (k + 1,)"
+        )
+    return at_least_float32(masses), at_least_float32(edges)
 
 
 def _same_precision(y: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
+    _check_edges(edges)
     dtype = torch.promote_types(torch.promote_types(y.dtype, edges.dtype), torch.float32)
     return y.to(dtype), edges.to(dtype)

@@ -9,7 +9,7 @@ CHOICES = {
     "optimizer": ("adam", "sgd"),
 }
 LEAST = {
-    "weight_px": 0, "weight_pyx": 0, "weight_pxy": 0, "sgld_steps": 1, "noise_std": 0, "memory_size": 0,
+    "weight_px": 0, "weight_pyx": 0, "weight_pxy": 0, "sgld_steps": 1, "step_size": 0, "noise_std": 0, "memory_size": 0,
     "reinit_probability": 0, "dequantisation_std": 0, "penalty": 0, "lr": 0, "weight_decay": 0, "max_recoveries": 0,
     "snapshot_every_n_steps": 1,
 }  # fmt: skip

@@ -40,15 +40,26 @@ class ClassGaussians:
             Gaussians with 1e-4 added to each variance.
 
         Raises:
-            ValueError: When a class has no image.
+            ValueError: When a class has no image, or one that is NaN, infinite or beyond what float64 can square.
         """
         if (count == 0).any():
             missing = torch.nonzero(count == 0).flatten().tolist()
             raise ValueError(f"no training image of classes {missing}; an informative initialisation needs one of each")
+        broken = ~(total.isfinite().all(1) & outer.isfinite().all((1, 2)))
+        if broken.any():
+            found = torch.nonzero(broken).flatten().tolist()
+            raise ValueError(f"NaN, infinite or huge pixels in training images of classes {found}")
         mean = total / count[:, None]
         covariance = outer / count[:, None, None] - mean[:, :, None] * mean[:, None, :]
         covariance.diagonal(dim1=1, dim2=2).add_(1e-4)
-        return cls(mean.float(), torch.linalg.cholesky(covariance).float())
+        factor, failures = torch.linalg.cholesky_ex(covariance)
+        if failures.any():
+            found = torch.nonzero(failures).flatten().tolist()
+            raise ValueError(
+                f"the covariance of classes {found} is not positive definite in float64: expected images near [-1, 1], "
+                f"but their means reach {mean.abs().max():.3g}"
+            )
+        return cls(mean.float(), factor.float())
 
     def sample(self, labels: Tensor, image_shape: tuple[int, ...], generator: Generator | None) -> Tensor:
         """Images ``(B, *image_shape)`` of these classes ``(B,)``, clamped to [-1, 1]."""
@@ -72,7 +83,7 @@ def class_moments(batches: Iterable[tuple[Tensor, Tensor]], num_classes: int) ->
         ``(K,)``, ``(K, D)`` and ``(K, D, D)``.
 
     Raises:
-        ValueError: When there is no batch.
+        ValueError: When there is no batch, or a label is out of range.
     """
     count = total = outer = None
     for x, y in batches:
@@ -81,7 +92,11 @@ def class_moments(batches: Iterable[tuple[Tensor, Tensor]], num_classes: int) ->
             count = flat.new_zeros(num_classes)
             total = flat.new_zeros(num_classes, flat.shape[1])
             outer = flat.new_zeros(num_classes, flat.shape[1], flat.shape[1])
-        for label in y.unique():
+        labels = y.unique()  # sorted
+        if len(labels) and not (labels[0] >= 0 and labels[-1] < num_classes):
+            low, high = int(labels[0]), int(labels[-1])
+            raise ValueError(f"labels from {low} to {high} arrived; expected classes 0 to {num_classes - 1}")
+        for label in labels:
             rows = flat[y == label]
             count[label] += len(rows)
             total[label] += rows.sum(0)

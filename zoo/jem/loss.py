@@ -2,11 +2,14 @@
 
 The model is ``p(x, y) = exp(f(x)[y]) / Z``, so ``log p(x) = LSE(x) - log Z`` with ``LSE`` the logsumexp over the K
 logits (Grathwohl et al. 2020, section 3). Z is unknown and never computed: every density here is up to that constant.
-All results are float32 at least, whatever the logits are.
+All results are float32 at least, whatever the logits are, and the means of empty batches are NaN.
 """
 
 import torch
 from torch import Tensor
+
+from ..checks import class_indices
+from ..nets.precision import at_least_float32
 
 
 def log_density(logits: Tensor) -> Tensor:
@@ -16,9 +19,10 @@ def log_density(logits: Tensor) -> Tensor:
         logits: ``(B, K)``.
 
     Returns:
-        ``(B,)``; larger is more likely. Adding c to all logits adds c here and leaves ``p(y|x)`` as it was.
+        ``(B,)``; larger is more likely. Adding c to all logits adds c here and leaves ``p(y|x)`` as it was. Torch takes
+        the gradient, the softmax, from the rounded result: in float32 it is off by a share of 1e-7 times its size.
     """
-    return (logits.float() if logits.dtype.itemsize < 4 else logits).logsumexp(-1)
+    return at_least_float32(logits).logsumexp(-1)
 
 
 def energy(logits: Tensor) -> Tensor:
@@ -52,15 +56,18 @@ def conditional_generative_loss(logits_data: Tensor, logits_samples: Tensor, lab
 
     Returns:
         A scalar to minimise.
+
+    Raises:
+        ValueError: For labels that are no integers or do not fit the logits.
     """
-    index = labels.unsqueeze(1)
-    return logits_samples.gather(1, index).float().mean() - logits_data.gather(1, index).float().mean()
+    return class_log_density(logits_samples, labels).mean() - class_log_density(logits_data, labels).mean()
 
 
 def energy_penalty(logits_data: Tensor, logits_samples: Tensor) -> Tensor:
     """``mean LSE(data)^2 + mean LSE(samples)^2``: keeps the free constant of the energies near zero.
 
-    The per-sample form that VERA's code uses (Grathwohl et al. 2021); the squared-mean form is smaller.
+    The per-sample form that VERA's code uses (Grathwohl et al. 2021); the squared-mean form is smaller. Infinite in
+    float32 for energies beyond 1e19.
 
     Args:
         logits_data: ``(B, K)``.
@@ -81,18 +88,23 @@ def class_log_density(logits: Tensor, labels: Tensor | None) -> Tensor:
 
     Returns:
         ``(B,)``.
+
+    Raises:
+        ValueError: For labels that are no integers or do not fit the logits.
     """
-    return log_density(logits) if labels is None else logits.gather(1, labels.unsqueeze(1)).squeeze(1).float()
+    if labels is None:
+        return log_density(logits)
+    return at_least_float32(logits.gather(1, class_indices(logits, labels).unsqueeze(1)).squeeze(1))
 
 
 def log_odds_of_error(logits: Tensor) -> Tensor:
     """``log((1 - p) / p)`` for ``p = max_y p(y|x)``, without the ties of a float32 softmax that is 1.
 
     Args:
-        logits: ``(B, K)``, K at least 2.
+        logits: ``(B, K)``.
 
     Returns:
-        ``(B,)``; a decreasing function of ``p``, so it ranks like ``-p``.
+        ``(B,)``, minus infinity for a single class; a decreasing function of ``p``, so it ranks like ``-p``.
     """
-    top = logits.float().topk(logits.shape[1], dim=1).values
+    top = at_least_float32(logits).topk(logits.shape[1], dim=1).values
     return torch.logsumexp(top[:, 1:], 1) - top[:, 0]

@@ -8,12 +8,12 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ..checks import check_labelled_batch
 from ..evaluation import SetMeans, positions
 from ..log_interval import logs_now
 from ..nets import build_network
+from ..nets.cross_entropy import cross_entropy
 from .arguments import check_arguments
 from .chains import Chains
 from .initialisation import ClassGaussians, fit_class_gaussians
@@ -269,7 +269,7 @@ class JEM(LightningModule):
         parts, loss = {"train/acc": (f_l.argmax(1) == y_l).float().mean()}, f_l.new_zeros((), dtype=torch.float32)
         gaps = []
         if h.weight_pyx > 0:
-            parts["train/pyx"] = functional.cross_entropy(f_l.float(), y_l)
+            parts["train/pyx"] = cross_entropy(f_l, y_l)
             loss = loss + h.weight_pyx * parts["train/pyx"]
         if h.weight_px > 0:
             f_p = f_l if x_p is x_l else self(x_p)
@@ -369,7 +369,7 @@ class JEM(LightningModule):
         count = len(positions(self.trainer, batch_idx, len(y)))
         counted, y = logits[: count or None], y[: count or None]
         figures = {"acc": (counted.argmax(1) == y).float().mean(), "log_density": log_density(counted).mean()}
-        figures["loss"] = functional.cross_entropy(counted.float(), y)
+        figures["loss"] = cross_entropy(counted, y)
         self.means.log(self, stage, figures, count)
         return logits
 

@@ -1,5 +1,6 @@
 """Stochastic gradient Langevin dynamics and the memory that its chains persist in."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -38,10 +39,20 @@ def sgld(
         The chains' ends ``(B, ...)``, without a graph.
 
     Raises:
-        ValueError: For a negative number of steps or noise.
+        ValueError: For a negative number of steps or noise, a step size or noise that is not finite, a clip that is not
+            above 0, bounds in the wrong order, or a start that is not floating-point.
     """
-    if steps < 0 or noise_std < 0:
-        raise ValueError(f"sgld got steps={steps} and noise_std={noise_std}; neither may be negative")
+    if not (steps >= 0 and 0 <= noise_std < math.inf and math.isfinite(step_size)):
+        raise ValueError(
+            f"sgld got steps={steps}, step_size={step_size} and noise_std={noise_std}; expected finite numbers, and no "
+            "negative steps or noise"
+        )
+    if gradient_clip is not None and not gradient_clip > 0:
+        raise ValueError(f"gradient_clip is {gradient_clip}; expected a number above 0, or None")
+    if bounds is not None and not bounds[0] <= bounds[1]:
+        raise ValueError(f"bounds is {bounds}; expected (low, high) with low <= high")
+    if not x.is_floating_point():
+        raise ValueError(f"the chains start from {x.dtype}; expected floating-point images")
     # Plain autograd, right in inference mode too thanks to the copy made inside; torch.func.grad, which would need no
     # context, also builds the graph of the gradient: 7 % slower on a wide ResNet.
     with torch.inference_mode(False), torch.enable_grad():
@@ -71,10 +82,12 @@ class ReplayMemory:
         num_classes: K.
 
     Raises:
-        ValueError: When N is zero or no multiple of K.
+        ValueError: When N is zero or no multiple of K, or K is below 1.
     """
 
     def __init__(self, images: Tensor, num_classes: int) -> None:
+        if num_classes < 1:
+            raise ValueError(f"num_classes is {num_classes}; expected 1 at least")
         if len(images) == 0 or len(images) % num_classes:
             raise ValueError(f"the memory has {len(images)} slots; expected a positive multiple of {num_classes}")
         self.images = images
@@ -84,7 +97,7 @@ class ReplayMemory:
         """Draw distinct slots, with labels one in each label's part of the memory.
 
         Args:
-            count: Number of slots.
+            count: Number of slots, at least 0.
             labels: ``(count,)`` integers, or None for slots of any class.
             generator: Source of randomness, on the memory's device.
 
@@ -92,9 +105,12 @@ class ReplayMemory:
             ``(count,)`` integers, all different.
 
         Raises:
-            ValueError: When the memory, or with labels a class' part of it, has fewer slots than asked for.
+            ValueError: When the memory, or with labels a class' part of it, has fewer slots than asked for, or labels
+                are no ``count`` integers.
         """
         device = self.images.device
+        if count < 0:
+            raise ValueError(f"{count} chains; expected 0 at least")
         if labels is None:
             if count > len(self.images):
                 raise ValueError(f"{count} chains, but the memory has only {len(self.images)} slots")
@@ -102,6 +118,11 @@ class ReplayMemory:
         per_class = len(self.images) // self.num_classes
         if count > per_class:  # whatever the labels: an error must not depend on the draw
             raise ValueError(f"{count} chains with labels, but each class has only {per_class} slots")
+        if labels.shape != (count,) or labels.is_floating_point():
+            raise ValueError(
+                f"labels {tuple(labels.shape)} of {labels.dtype} for {count} chains: expected an integer each"
+            )
+        labels = labels.long()
         # The j-th chain of a class takes the j-th entry of one shuffled order: different within each class.
         members = torch.nn.functional.one_hot(labels, self.num_classes)
         turn = (members.cumsum(0) * members).sum(1) - 1

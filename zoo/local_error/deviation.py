@@ -38,12 +38,12 @@ def deviation(x: Tensor) -> Tensor:
     """``(n, C)`` of maps ``(n, C, H, W)``; see ``ChannelDeviation``."""
     pieces = zip(x.split(SAMPLES), _mean(x).split(SAMPLES), strict=True)
     sums = torch.cat([(piece - mean).square_().sum((2, 3)) for piece, mean in pieces])
-    return (sums / (x[0, 0].numel() - 1)).sqrt()
+    return (sums / (x.shape[2:].numel() - 1)).sqrt()
 
 
 def deviation_gradient(x: Tensor, deviation: Tensor, gradient: Tensor) -> Tensor:
     """The gradient of the map, of that of its deviations ``(n, C)``."""
-    factor = torch.where(deviation > 0, gradient / (deviation * (x[0, 0].numel() - 1)), 0.0)[:, :, None, None]
+    factor = torch.where(deviation > 0, gradient / (deviation * (x.shape[2:].numel() - 1)), 0.0)[:, :, None, None]
     return torch.addcmul(-_mean(x) * factor, x, factor).to(x.dtype)
 
 

@@ -1,12 +1,15 @@
 """The local losses of Nøkland and Eidnes 2019 as pure functions.
 
-All compute in float32, also under autocast; float64 stays float64.
+All compute in float32, also under autocast; float64 stays float64. The means of empty batches are NaN.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..checks import check_rows
+from ..nets.cross_entropy import cross_entropy
+from ..nets.precision import at_least_float32
 from .deviation import ChannelDeviation
 from .feedback import FeedbackLinear
 
@@ -25,7 +28,7 @@ def feature_rows(x: Tensor) -> Tensor:
     Returns:
         ``(n, d)``, ``(n, C)`` or ``(n, C * H * W)``, float32 at least.
     """
-    return ChannelDeviation.apply(x) if compared_by_deviation(x) else _exact(x).flatten(1)
+    return ChannelDeviation.apply(x) if compared_by_deviation(x) else at_least_float32(x).flatten(1)
 
 
 def compared_by_deviation(x: Tensor) -> bool:
@@ -37,8 +40,9 @@ def similarity_matrix(x: Tensor) -> Tensor:
     """Pearson correlation between the samples of a batch (the paper's adjusted cosine similarity).
 
     Each row is centred by its own mean over the features and divided by its norm, so a positive factor and a shift of
-    a sample's features change nothing. A row that is constant up to rounding correlates with none, itself included,
-    and gets the gradient zero.
+    a sample's features change nothing, as long as the norm is far above 1e-8. A row that is constant up to rounding
+    correlates with none, itself included, and gets the gradient zero. A row whose squares overflow, in float32 beyond
+    1e19, is NaN.
 
     Args:
         x: ``(n, d)`` or ``(n, C, H, W)``; see ``feature_rows``.
@@ -52,7 +56,8 @@ def similarity_matrix(x: Tensor) -> Tensor:
         square = centred.square().sum(1, keepdim=True)
         # What centring leaves of a constant row is rounding, and dividing it by its tiny norm would blow that up.
         rounding = rows.detach().abs().amax(1, keepdim=True) * (8 * torch.finfo(rows.dtype).eps)  # of a feature
-        unit = centred * torch.rsqrt(square + EPSILON**2) * (square > rows.shape[1] * rounding.square())
+        known = square > rows.shape[1] * rounding.square()
+        unit = centred * torch.where(square.isinf(), torch.nan, torch.rsqrt(square + EPSILON**2) * known)
         return (unit @ unit.t()).clamp(-1, 1)
 
 
@@ -67,7 +72,15 @@ def similarity_matching_loss(features: Tensor, targets: Tensor) -> Tensor:
 
     Returns:
         A scalar in [0, 4].
+
+    Raises:
+        ValueError: For targets that are not one row for each sample.
     """
+    if targets.dim() != 2 or features.dim() < 2 or len(targets) != len(features):
+        raise ValueError(
+            f"features {tuple(features.shape)} with targets {tuple(targets.shape)}: expected one row (n, k) for each "
+            "sample"
+        )
     with torch.autocast(features.device.type, enabled=False):
         found, wanted = similarity_matrix(features), similarity_matrix(targets.detach())
         return functional.mse_loss(found, wanted.to(found.dtype))
@@ -82,9 +95,12 @@ def prediction_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
     Returns:
         A scalar, at least 0.
+
+    Raises:
+        ValueError: For targets that are no integers or do not fit the logits.
     """
     with torch.autocast(logits.device.type, enabled=False):
-        return functional.cross_entropy(_exact(logits), targets)
+        return cross_entropy(logits, targets)
 
 
 def backprop_free_prediction_loss(
@@ -104,9 +120,18 @@ def backprop_free_prediction_loss(
 
     Returns:
         A scalar, the mean over all n * m bits, in nats.
+
+    Raises:
+        ValueError: For matrices of different shapes, or codes that are none for these logits.
     """
+    check_rows(weight=weight, feedback=feedback)
+    if bias.shape != weight.shape[:1] or codes.shape != (len(features), len(weight)):
+        raise ValueError(
+            f"weight {tuple(weight.shape)} with bias {tuple(bias.shape)} and codes {tuple(codes.shape)} of "
+            f"{len(features)} samples: expected (m, d), (m,) and (n, m)"
+        )
     with torch.autocast(features.device.type, enabled=False):
-        logits = FeedbackLinear.apply(*(_exact(tensor) for tensor in (features, weight, bias, feedback)))
+        logits = FeedbackLinear.apply(*(at_least_float32(tensor) for tensor in (features, weight, bias, feedback)))
         return functional.binary_cross_entropy_with_logits(logits, (codes > 0).to(logits.dtype))
 
 
@@ -120,9 +145,10 @@ def local_loss(prediction: Tensor, similarity: Tensor, beta: float) -> Tensor:
 
     Returns:
         A scalar.
+
+    Raises:
+        ValueError: For a weight out of range.
     """
+    if not 0 <= beta <= 1:
+        raise ValueError(f"beta is {beta}; expected a weight in [0, 1]")
     return (1 - beta) * prediction + beta * similarity
-
-
-def _exact(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -34,8 +34,9 @@ class LocalErrorSignals(LightningModule):
     On several processes "blockwise" averages the gradients of a block while the next one computes; it needs one device
     or DDP. Batch normalisation sees its own process' batch, unless ``--trainer.sync_batchnorm true``, and similarities
     compare its samples, unless ``similarity_pairs`` is global: so a step of two processes with batches of n is not that
-    of one with 2 n. With
-    ``PipelineStrategy`` each process has some of the blocks instead.
+    of one with 2 n. With ``PipelineStrategy`` each process has some of the blocks instead. 16-mixed may leave out a
+    block's first step, until torch has found a scale for the loss; `torch.compile` leaves the backward passes and steps
+    of "blockwise" as they are.
 
     Args:
         num_classes: Number of classes, at least 2; the command line takes it from the data.
@@ -183,6 +184,7 @@ class LocalErrorSignals(LightningModule):
                     schedule.step()
         return logits, losses
 
+    @torch.compiler.disable  # else it would compile Lightning's manual optimisation, too, for nothing
     def _learn(self, loss: Tensor, *modules: nn.Module, last: bool) -> Tensor:
         """In "blockwise", backward and step of some modules, whose loss is all that has a graph; returns the loss.
 
@@ -201,6 +203,7 @@ class LocalErrorSignals(LightningModule):
             self._step()
         return loss.detach()
 
+    @torch.compiler.disable
     def _step(self, last: bool = False) -> None:
         """Update whatever has a gradient, and let go of the gradients; the last step of a batch is the one that counts.
 

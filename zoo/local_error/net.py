@@ -139,6 +139,8 @@ def VGG(
     """
     channels, *sides = image_shape
     large = max(sides) > 64
+    if wrong := [layer for layer in layers if layer != "M" and (type(layer) is not int or layer < 1)]:
+        raise ValueError(f'layers has {wrong[0]!r}; expected channels of at least 1, or "M"')
     if layers[0] == "M" or min(sides) // (1 + large) < 2 ** (poolings := layers.count("M")):
         raise ValueError(
             f"layers {list(layers)} on images of {sides[0]}x{sides[1]}: they begin with a convolution, and "

@@ -32,7 +32,7 @@ def build_network(name: str, image_shape: tuple[int, int, int], num_classes: int
         The network, in channels-last memory format (the faster layout for convolutions, on CPU and GPU alike).
 
     Raises:
-        ValueError: For an unknown name or argument, or fewer than two classes.
+        ValueError: For an unknown name or argument, a width that is none, or fewer than two classes.
     """
     names = sorted(entry for entry in __all__ if entry != "build_network")
     if name not in names:
@@ -45,5 +45,8 @@ def build_network(name: str, image_shape: tuple[int, int, int], num_classes: int
     known = list(signature(network).parameters)[2:]
     if unknown := sorted(arguments.keys() - set(known)):
         raise ValueError(f"network_args has {unknown}, which {name} does not take; it takes {known}")
+    for argument, value in arguments.items():
+        if signature(network).parameters[argument].annotation is int and (type(value) is not int or value < 1):
+            raise ValueError(f"network_args has {argument}={value!r}; expected a whole number of at least 1")
     built: nn.Module = network(tuple(image_shape), num_classes, **arguments)
     return built.to(memory_format=torch.channels_last)
