@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from typing import Any
 
+from examples import SHORT
 from hypothesis import Phase, settings
 from lightning.pytorch import Callback, Trainer
 
@@ -15,11 +16,16 @@ import train
 from zoo import cli
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
-CLASSIFIER = ["--model=Classifier", *QUIET]
-LONGEST = 60  # seconds after which an example hangs; the slowest takes two
-# An example builds a whole command line, a tenth of a second and more: the long profile tries ten times as many, not
-# forty, and none is made smaller.
-LIMITED = settings(max_examples=min(500, settings().max_examples), phases=[Phase.reuse, Phase.generate])
+LONGEST = 100  # seconds after which an example hangs; the slowest takes two
+
+
+def few(short: int) -> settings:
+    """Settings with so many examples in the short profile, and at most ten times as many in the long one.
+
+    An example builds a whole command line, a tenth of a second and more, so none is made smaller either.
+    """
+    times = min(10, settings().max_examples // SHORT)
+    return settings(max_examples=short * max(1, times), phases=[Phase.reuse, Phase.generate])
 
 
 class Trained(BaseException):
