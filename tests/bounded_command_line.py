@@ -13,7 +13,7 @@ from hypothesis import Phase, settings
 from lightning.pytorch import Callback, Trainer
 
 import train
-from zoo import cli
+from zoo import errors
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 LONGEST = 100  # seconds after which an example hangs; the slowest takes two
@@ -104,7 +104,7 @@ def outcome(args: list[str], kind: type[Bounded] = Bounded) -> tuple[int, str]:
     assert line.endswith("\n")
     assert line.strip().isprintable(), line
     assert "object has no attribute" not in line, line
-    assert len(line) < cli.LONGEST + 50, line
+    assert len(line) < errors.LONGEST + 50, line
     assert status == 1 or left == [], left
     return status, line
 

@@ -26,7 +26,7 @@ DEEP = "[" * 100_000  # on which a parser of YAML in C crashes
         (["x y"], ["'x y'", "--NAME VALUE"]),
         (["--"], ["--"]),
         (["--☃", "3"], ["--☃"]),
-        (["--model"], ["--model", "got nothing"]),
+        (["--model"], ["--model", "expected one argument"]),
         (["--model="], ["--model", "class_path", "got nothing"]),
         (["--model=3"], ["--model", "class_path", "got 3"]),
         (["--model=[]"], ["--model", "got []"]),
