@@ -37,7 +37,7 @@ try:
     from callbacks.logger_errors import survive_logger_errors
     from callbacks.whole_checkpoints import WholeCheckpoints
     from datamodules import __all__ as data_names
-    from zoo import cli, last
+    from zoo import cli, errors, last
 except ImportError as error:
     hiding = sys.modules.get(error.name or "")
     if hiding is None or error.name not in ("zoo", "callbacks", "datamodules"):
@@ -105,7 +105,7 @@ class ZooCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except Exception as error:
-            if refusal := cli.not_built(error):
+            if refusal := errors.not_built(error):
                 raise refusal from error
             raise
         finally:
@@ -161,7 +161,7 @@ def main(args: ArgsType = None, run: bool = True) -> ZooCLI:
         sys.stderr.write("interrupted before anything was trained\n")
         raise SystemExit(130) from None
     except Exception as error:
-        if (found := cli.explain(error, KNOWN)) is None:
+        if (found := errors.explain(error, KNOWN)) is None:
             raise
         sys.stderr.write(f"error: {found[1]}\n")
         raise SystemExit(found[0]) from error

@@ -50,7 +50,7 @@ class Bins:
         return self.count[self.count > 0] / self.total
 
 
-def check_labels(labels: Tensor | NDArray, samples: int, classes: int) -> None:
+def _check_labels(labels: Tensor | NDArray, samples: int, classes: int) -> None:
     """Refuse what is not one class for each sample, at least one sample.
 
     A negative label would count classes from the end, and PyTorch leaves a label of -100 out of a cross-entropy.
@@ -58,7 +58,7 @@ def check_labels(labels: Tensor | NDArray, samples: int, classes: int) -> None:
     Raises:
         ValueError: The labels have another shape, are none, are not integers, or are out of range.
     """
-    whole = labels.dtype.kind in "iu" if isinstance(labels, np.ndarray) else is_whole(labels)
+    whole = labels.dtype.kind in "iu" if isinstance(labels, np.ndarray) else _is_whole(labels)
     if tuple(labels.shape) != (samples,) or not samples or not whole:
         raise ValueError(
             f"expected an integer label for each of at least one sample, ({samples},), "
@@ -69,7 +69,7 @@ def check_labels(labels: Tensor | NDArray, samples: int, classes: int) -> None:
         raise ValueError(f"expected labels from 0 to {classes - 1}, got {low} to {high}")
 
 
-def is_whole(values: Tensor) -> bool:
+def _is_whole(values: Tensor) -> bool:
     """Whether a tensor is of an integer type."""
     return not (values.is_floating_point() or values.is_complex() or values.dtype == torch.bool)
 
@@ -79,7 +79,7 @@ def _checked(probabilities: Floats, labels: Integers) -> tuple[Floats, Integers]
     found, classes = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
     if found.ndim != 2:
         raise ValueError(f"expected probabilities of shape (N, K), got {found.shape}")
-    check_labels(classes, *found.shape)
+    _check_labels(classes, *found.shape)
     _refuse_outside(found, "probabilities")
     return found, classes.astype(np.int64)
 
@@ -114,7 +114,7 @@ def nll(logits: Tensor, labels: Tensor) -> float:
 
     NaN logits make it NaN; a logit of -inf is a class of probability 0.
     """
-    check_labels(labels, *logits.shape)
+    _check_labels(labels, *logits.shape)
     return float(torch.nn.functional.cross_entropy(logits.double(), labels.long()))
 
 
@@ -257,7 +257,7 @@ def fit_temperature(
     Raises:
         ValueError: Logits that are not finite, or not an integer label in [0, K) for each of at least one sample.
     """
-    check_labels(labels, *logits.shape)
+    _check_labels(labels, *logits.shape)
     if broken := int((~logits.isfinite()).any(1).sum()):
         raise ValueError(f"NaN or infinite logits for {broken} of {len(logits)} samples")
     low, high = (float(np.log(bound)) for bound in bounds)

@@ -8,18 +8,24 @@ import tempfile
 import warnings
 from typing import Any
 
+from examples import SHORT
 from hypothesis import Phase, settings
 from lightning.pytorch import Callback, Trainer
 
 import train
-from zoo import cli
+from zoo import errors
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
-CLASSIFIER = ["--model=Classifier", *QUIET]
-LONGEST = 60  # seconds after which an example hangs; the slowest takes two
-# An example builds a whole command line, a tenth of a second and more: the long profile tries ten times as many, not
-# forty, and none is made smaller.
-LIMITED = settings(max_examples=min(500, settings().max_examples), phases=[Phase.reuse, Phase.generate])
+LONGEST = 100  # seconds after which an example hangs; the slowest takes two
+
+
+def few(short: int) -> settings:
+    """Settings with so many examples in the short profile, and at most ten times as many in the long one.
+
+    An example builds a whole command line, a tenth of a second and more, so none is made smaller either.
+    """
+    times = min(10, settings().max_examples // SHORT)
+    return settings(max_examples=short * max(1, times), phases=[Phase.reuse, Phase.generate])
 
 
 class Trained(BaseException):
@@ -98,7 +104,7 @@ def outcome(args: list[str], kind: type[Bounded] = Bounded) -> tuple[int, str]:
     assert line.endswith("\n")
     assert line.strip().isprintable(), line
     assert "object has no attribute" not in line, line
-    assert len(line) < cli.LONGEST + 50, line
+    assert len(line) < errors.LONGEST + 50, line
     assert status == 1 or left == [], left
     return status, line
 

@@ -184,6 +184,8 @@ def test_confidences_in_half_precision_are_averaged_in_float64(case):
     half = case[0].astype(np.float16)
     for name, figure in FIGURES.items():
         assert figure(half, case[1].astype(np.int8)) == figure(half.astype(np.float64), case[1]), name
+    in_one_bin = metrics.adaptive_ece(half, case[1], 1), metrics.adaptive_ece(half.astype(np.float64), case[1], 1)
+    assert in_one_bin[0] == in_one_bin[1]
 
 
 @examples(25)
@@ -212,6 +214,13 @@ def test_logits_of_any_size_have_a_temperature_within_its_bounds(case):
     fit = metrics.fit_temperature(*case)
     assert 0.05 <= fit.value <= 20
     assert all(map(math.isfinite, (fit.nll_before, fit.nll_after)))
+
+
+@pytest.mark.parametrize("margin", [5.0, 50.0, 1e4, 1e30])
+def test_a_temperature_of_what_is_all_right_is_not_called_converged_however_certain(margin):
+    fit = metrics.fit_temperature(torch.tensor([[margin, 0.0], [0.0, margin]]), torch.tensor([0, 1]))
+    assert not fit.converged
+    assert fit.nll_after <= fit.nll_before
 
 
 @pytest.mark.parametrize("label", [-1, -100, 3])

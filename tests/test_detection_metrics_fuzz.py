@@ -48,6 +48,14 @@ def test_figures_of_any_scores_infinite_ones_too_are_those_of_scikit_learn_on_th
     assert all(0 <= value <= 1 for value in found.values())
 
 
+@given(st.integers(1, 9), st.lists(st.integers(0, 20), min_size=1, max_size=9))
+def test_exactly_95_percent_are_enough(times, inside):
+    # of 20 different scores the lowest is let go, however often each comes
+    outside = times * list(range(1, 21))
+    assert detection_figures(inside, outside)["fpr95_ood_positive"] == sum(v >= 2 for v in inside) / len(inside)
+    assert detection_figures(outside, inside)["fpr95_id_positive"] == sum(v <= 19 for v in inside) / len(inside)
+
+
 @given(SCORES, SCORES, st.integers(2, 5))
 def test_figures_of_the_data_several_times_are_the_same(inside, outside, times):
     expected = detection_figures(inside, outside)

@@ -29,7 +29,7 @@ from callbacks.clean_stop import CleanStop, requeued_from
 from callbacks.logger_errors import guarded, survive_logger_errors
 from callbacks.loggers import log_images
 from callbacks.whole_checkpoints import WholeCheckpoints
-from zoo import cli
+from zoo import cli, errors
 
 FIT = [
     "fit",
@@ -197,7 +197,7 @@ def test_a_checkpoint_that_cannot_be_finished_leaves_the_good_one_and_nothing_el
     with pytest.raises(type(error)) as found:
         WholeCheckpoints().save_checkpoint({"epoch": 2}, path)
     if isinstance(found.value, OSError):
-        assert cli.explain(found.value, {}) == (
+        assert errors.explain(found.value, {}) == (
             1,
             f"cannot use {path}: No space left on device; the earlier file is untouched",
         )

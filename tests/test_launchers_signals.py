@@ -82,7 +82,7 @@ class Run:
         begin = time.monotonic()
         while self.alive() and time.monotonic() < begin + limit:
             time.sleep(0.1)
-        took, left = time.monotonic() - begin, self.alive()
+        took, left = time.monotonic() - begin, {*self.alive()}
         for pid in left:
             os.kill(pid, signal.SIGKILL)
         shown = self.terminal.read_text()

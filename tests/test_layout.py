@@ -91,6 +91,7 @@ def test_nothing_but_shared_files_lies_beside_the_papers():
         "checks.py",
         "cli.py",
         "config_text.py",
+        "errors.py",
         "evaluation.py",
         "last.py",
         "log_interval.py",

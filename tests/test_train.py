@@ -21,7 +21,7 @@ import callbacks
 import datamodules
 import train
 import zoo
-from zoo.cli import explain
+from zoo.errors import explain
 
 ROOT = Path(__file__).resolve().parent.parent
 CLASSIFIER = ["--model", "Classifier"]

@@ -20,6 +20,8 @@ def check_images(x: Tensor, image_shape: tuple[int, ...]) -> None:
     Raises:
         ValueError: For another shape, NaN or infinite pixels.
     """
+    if not isinstance(x, Tensor):  # of another kind of batch, whose keys were taken for its parts
+        raise ValueError(f"{x!r:.40} arrived in the place of images; expected batches (x, y): choose other data")
     if tuple(x.shape[1:]) != tuple(image_shape):
         raise ValueError(
             f"images of shape {tuple(x.shape[1:])} arrived, but the module was built for {tuple(image_shape)}: "

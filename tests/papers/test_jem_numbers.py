@@ -286,11 +286,18 @@ def test_the_learning_rate_stays_in_range_and_falls_after_the_warm_up(step, epoc
         assert learning_rate_factor(step + 1, epoch, warmup, decays, rate) > factor
 
 
-signs = st.sampled_from([0.0, 0.5, -2.9, 3.1, -3.5, math.nan, math.inf, -math.inf]) | st.floats(-4, 4)
+calm = st.floats(-2.9, 2.9)
+signs = st.sampled_from([0.0, 3.1, -3.5, math.nan, math.inf, -math.inf])
 
 
-@given(signs, st.lists(signs, min_size=1, max_size=3), st.lists(signs, min_size=1, max_size=20), st.floats(0, 1))
-def test_divergence_is_any_of_its_signs(loss, gaps, pixels, share):
+@given(st.data(), st.floats(0, 1), st.sampled_from(["loss", "gaps", "pixels"]))
+def test_divergence_is_any_of_its_signs(data, share, where):
+    loss, gaps, pixels = data.draw(calm), data.draw(st.lists(calm, min_size=1, max_size=3)), [0.0, 1.0, -1.0, 2.0]
+    sign = data.draw(signs)
+    if where == "loss":
+        loss = sign
+    else:
+        (gaps if where == "gaps" else pixels)[0] = sign
     beyond = sum(abs(value) > 3 for value in pixels) / len(pixels)
     assume(abs(beyond - share) > 1e-6)
     healthy = math.isfinite(loss) and all(abs(gap) <= 3 for gap in gaps) and all(map(math.isfinite, pixels))

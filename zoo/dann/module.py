@@ -168,11 +168,9 @@ class DANN(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Label loss of the source and domain loss of both."""
         h: Any = self.hparams
-        if not isinstance(batch, dict):
-            raise ValueError(
-                f"a batch of type {type(batch).__name__} arrived; expected a dictionary with source and target, such as "
-                "AdaptationDataModule gives"
-            )
+        if not (isinstance(batch, dict) and {"source", "target"} <= batch.keys()):
+            found = ", ".join(batch) if isinstance(batch, dict) else type(batch).__name__
+            raise ValueError(f"a batch is {found}; expected source and target, such as AdaptationDataModule gives")
         (x_s, y_s), x_t = batch["source"], batch["target"]
         log_now = logs_now(self.trainer)
         if log_now or batch_idx == 0 or not x_s.is_cuda:  # on a GPU the check would stall the queue in each step

@@ -27,8 +27,8 @@ class PiecewiseUniform(Distribution):
             ``torch.compile`` sets to False for the rest of the process.
     """
 
-    # Not real_vector, which fails on an empty batch. As in torch, without ClassVar.
-    arg_constraints = {"logits": constraints.real}  # noqa: RUF012
+    # Not real_vector, which fails on an empty batch.
+    arg_constraints = {"logits": constraints.real}  # noqa: RUF012  torch's own declaration has no ClassVar
     support = constraints.real  # the density is defined everywhere, and 0 outside the edges
     has_rsample = False
 

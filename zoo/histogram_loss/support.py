@@ -24,7 +24,7 @@ def training_labels(trainer: Any) -> Tensor | None:
         ``(N,)`` float32 on the CPU; None for a loader without a length.
 
     Raises:
-        ValueError: There is none, or some are NaN or infinite.
+        ValueError: There is none, or some are NaN or infinite, or the batches are of another kind.
     """
     labels: Tensor | None = getattr(trainer.datamodule, "training_targets", None)
     if labels is None:
@@ -33,7 +33,7 @@ def training_labels(trainer: Any) -> Tensor | None:
             loader: Any = trainer.train_dataloader
             if not math.isfinite(trainer.num_training_batches):
                 return None
-            found = [y.detach().float().cpu() for _, y in islice(loader, int(trainer.num_training_batches))]
+            found = [_labels(batch) for batch in islice(loader, int(trainer.num_training_batches))]
         labels = torch.cat(found) if found else torch.empty(0)
         if trainer.world_size > 1:
             gathered: list[Any] = [None] * trainer.world_size
@@ -46,6 +46,12 @@ def training_labels(trainer: Any) -> Tensor | None:
         rows = torch.nonzero(~torch.isfinite(labels)).flatten().tolist()
         raise ValueError(f"NaN or infinite labels in {len(rows)} of {len(labels)} training rows: rows {rows[:5]}")
     return labels
+
+
+def _labels(batch: Any) -> Tensor:
+    if not (isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], Tensor)):
+        raise ValueError(f"batches are each a {type(batch).__name__} of {len(batch)}; expected features and labels")
+    return batch[1].detach().float().cpu()
 
 
 def label_range(labels: Tensor | None, low: float | None, high: float | None) -> tuple[float, float]:

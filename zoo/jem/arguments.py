@@ -44,3 +44,16 @@ def check_arguments(arguments: Mapping[str, Any], batch_norm: bool) -> None:
         )
     if batch_norm and arguments["initialisation"] == "uniform":
         raise ValueError("batch normalisation in the network needs initialisation='informative', not 'uniform'")
+
+
+def check_parts(batch: Mapping[str, Any]) -> None:
+    """Refuse a batch of named parts that are not JEM's.
+
+    Raises:
+        ValueError: With the names.
+    """
+    if not {"labelled", "unlabelled"} <= batch.keys():
+        found = ", ".join(batch)
+        raise ValueError(
+            f"a batch is {found}; expected labelled and unlabelled, such as SemiSupervisedDataModule gives"
+        )

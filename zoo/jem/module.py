@@ -14,7 +14,7 @@ from ..evaluation import SetMeans, positions
 from ..log_interval import logs_now
 from ..nets import build_network
 from ..nets.cross_entropy import cross_entropy
-from .arguments import check_arguments
+from .arguments import check_arguments, check_parts
 from .chains import Chains
 from .initialisation import ClassGaussians, fit_class_gaussians
 from .loss import (
@@ -232,6 +232,7 @@ class JEM(LightningModule):
     def _minibatches(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
         """``x_p``, and ``(x_l, y_l)``, with dequantisation noise; one tensor serves as both if the batch is shared."""
         if isinstance(batch, dict):
+            check_parts(batch)
             x_p, (x_l, y_l) = batch["unlabelled"], batch["labelled"]
         elif self.hparams["shared_batch"] or self.hparams["weight_px"] == 0 or len(batch[0]) < 2:
             (x_l, y_l), x_p = batch, batch[0]
