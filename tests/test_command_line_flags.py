@@ -64,6 +64,10 @@ DEEP = "[" * 100_000  # on which a parser of YAML in C crashes
             ["--trainer.logger=CSVLogger", "--trainer.logger.save_dr=x"],
             ["--trainer.logger.save_dr", "did you mean save_dir"],
         ),
+        (
+            ["--trainer.logger=CSVLogger", "--trainer.logger.root_dir=x"],
+            ["--trainer.logger.root_dir", "prefix, save_dir"],
+        ),
         (["--trainer.accumulate_grad_batches=0"], ["--trainer.accumulate_grad_batches", "at least 1", "0"]),
         (["--seed_everything=-1"], ["--seed_everything", "4294967295", "-1"]),
         (["--seed_everything=99999999999"], ["--seed_everything", "4294967295", "99999999999"]),
