@@ -157,14 +157,20 @@ def test_scores_from_any_logits_are_finite_and_know_neither_names_nor_neighbours
     assert found.shape == z.shape[:1]
     assert found.dtype == torch.float64
     assert bool(found.isfinite().all())
+    # differences and logarithms near 0 are as good as the logits are large; entropies are sums of what is positive
+    slack = 0 if name in ("entropy", "gen") else 1e-13 * (1 + z.abs().amax(1))
+
+    def assert_equal(other, rows=slice(None)):
+        assert bool(((other - found[rows]).abs() <= (1e-12 * found.abs() + slack)[rows]).all())
+
     classes = list(range(z.shape[1]))
     random.shuffle(classes)
-    assert score(z[:, classes]) == pytest.approx(found.numpy(), rel=1e-12, abs=1e-300)
+    assert_equal(score(z[:, classes]))
     for row in range(len(z)):
-        assert score(z[row : row + 1]).item() == pytest.approx(found[row].item(), rel=1e-14)
+        assert_equal(score(z[row : row + 1]), slice(row, row + 1))
     if name in ("msp", "entropy", "gen"):
-        moved = (z + 3).sub(3) == z  # where the addition is exact
-        assert score(z[moved.all(1)] + 3) == pytest.approx(found[moved.all(1)].numpy(), rel=1e-12, abs=1e-300)
+        moved = ((z + 3).sub(3) == z).all(1)  # where the addition is exact
+        assert_equal(score(z[moved] + 3), moved)
     if name == "entropy":
         assert bool(((found >= 0) & (found <= math.log(z.shape[1]) + 1e-12)).all())
 
