@@ -163,7 +163,7 @@ class FactorDataModule(LightningDataModule):
 
     def _fixed(self, count: int, seed: int) -> DataLoader:
         factors = draw_factors(self.factor_sizes, count, torch.Generator().manual_seed(seed))
-        return DataLoader(FixedFactors(factors, seed), self.eval_batch_size, collate_fn=as_is)
+        return DataLoader(FixedFactors(factors, seed), batch_size=self.eval_batch_size, collate_fn=as_is)
 
     def on_after_batch_transfer(self, batch: FactorBatch, dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Makes the images on the device."""

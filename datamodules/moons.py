@@ -122,7 +122,7 @@ class MoonsDataModule(LightningDataModule):
         return self.test_dataloader()[1]
 
     def _loaders(self, *domains: tuple[Tensor, Tensor]) -> list[DataLoader]:
-        return [DataLoader(ImageSet(*domain), self.eval_batch_size, collate_fn=as_is) for domain in domains]
+        return [DataLoader(ImageSet(*domain), batch_size=self.eval_batch_size, collate_fn=as_is) for domain in domains]
 
     def _domain(self, random_state: int, rotation: float) -> tuple[Tensor, Tensor]:
         """One draw of a domain, placed by the mean of the training source."""

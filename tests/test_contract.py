@@ -175,6 +175,13 @@ def test_validate_and_test_work_in_inference_mode_with_every_evaluation_that_app
         assert trainer.callback_metrics["latents/active"] >= 0
 
 
+def test_predict_gives_one_prediction_for_each_sample(conf):
+    model, data = fitted(conf)
+    predictions = torch.cat(Trainer(**QUIET).predict(model, datamodule=data))
+    assert len(predictions) == len(data.predict_dataloader().dataset)
+    assert predictions.isfinite().all()
+
+
 class Losses(Callback):
     """What each training step returned."""
 
