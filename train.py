@@ -65,6 +65,7 @@ class ZooCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Take from the data what only the data know; whoever lacks such an argument is skipped quietly."""
+        cli.whole_numbers_first(parser)
         for name in cli.FROM_DATA:
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 

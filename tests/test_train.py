@@ -125,6 +125,14 @@ def test_one_value_of_a_recipe_can_be_changed(capsys):
     assert changed == recipe
 
 
+def test_one_batch_is_not_all_of_them(capsys, folder):
+    (folder / "one.yaml").write_text("trainer: {limit_val_batches: 1, limit_test_batches: 0.5}")
+    flags = ["--config", "one.yaml", "--trainer.limit_train_batches=1", "--trainer.limit_predict_batches", "1.0"]
+    trainer = printed(capsys, "fit", *CLASSIFIER, *flags)["trainer"]
+    found = [trainer[f"limit_{stage}_batches"] for stage in ("train", "val", "test", "predict")]
+    assert [(value, type(value)) for value in found] == [(1, int), (1, int), (0.5, float), (1.0, float)]
+
+
 @pytest.mark.parametrize("flags", [["--data", "MNIST"], ["--data=MNIST"], ["--data", "MNISTDataModule"]])
 def test_other_data_take_the_place_of_the_recipes_and_keep_what_both_have(capsys, flags):
     before = printed(capsys, "fit", *CLASSIFIER)

@@ -8,7 +8,7 @@ from argparse import ArgumentError
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn, Union, get_args
 
 import yaml
 from jsonargparse import Namespace, set_loader
@@ -53,6 +53,22 @@ class Parser(LightningArgumentParser):
         elif unknown := re.match(r"unrecognized arguments: (.*)", message, re.DOTALL):
             message = f"{unknown[1]!r} is no argument; expected --NAME VALUE"
         super().error(message, ex)
+
+
+def whole_numbers_first(parser: LightningArgumentParser) -> None:
+    """Let ``--trainer.limit_train_batches 1`` mean one batch.
+
+    Python may keep Lightning's ``int | float`` as ``float | int``, whichever any library wrote first. Then jsonargparse
+    makes 1.0 of a 1, which Lightning takes for all batches.
+
+    Args:
+        parser: Of a subcommand, changed in place.
+    """
+    for action in parser._actions:
+        kinds = get_args(getattr(action, "_typehint", None))
+        if {int, float} <= set(kinds):
+            rest = tuple(kind for kind in kinds if kind not in (int, float))
+            setattr(action, "_typehint", Union[(int, float, *rest)])  # noqa: B010  no attribute that types know
 
 
 class SaveConfig(SaveConfigCallback):
