@@ -167,7 +167,7 @@ def fit_recalibration(pit: Tensor) -> Recalibration:
 
     Departures: shares are ranks / (N + 1), unbiased for a perfect forecaster, and of equal PIT values the middle one
     of theirs, so that mirrored PIT values have the mirrored map. Of the N points of the fit, which follow
-    each label, √N are kept as knots, at most 50, evenly spread and with the first and the last: the slope of R is a
+    each label, √N are kept as knots, at most 50, evenly spread from both ends: the slope of R is a
     density, and between neighbours it would be noise (0.42 nats for a perfect forecaster, whatever N is). Labels
     outside the support, with a PIT of 0 or 1, stay there: R rises by their share next to that end.
 
@@ -186,7 +186,8 @@ def fit_recalibration(pit: Tensor) -> Recalibration:
     fit = IsotonicRegression().fit(x.numpy(), (rank / (len(x) + 1)).numpy())
     knots, levels = torch.as_tensor(fit.X_thresholds_), torch.as_tensor(fit.y_thresholds_)
     number = min(len(knots), MOST_KNOTS, 2 + math.isqrt(len(x)))
-    kept = torch.linspace(0, len(knots) - 1, number, dtype=torch.float64).round().long().unique()
+    half = torch.linspace(0, len(knots) - 1, number, dtype=torch.float64)[: (number + 1) // 2].round().long()
+    kept = torch.cat([half, len(knots) - 1 - half]).unique()  # mirrored, as the values may be
     first, last = knots.new_zeros(1), knots.new_ones(1)
     return Recalibration(torch.cat([first, knots[kept], last]), torch.cat([first, levels[kept], last]), len(x))
 

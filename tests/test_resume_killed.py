@@ -52,6 +52,8 @@ class Killed(Callback):
 
 def start(arguments: list[str]) -> None:
     os.setsid()  # a group of processes of its own, which is killed together
+    # Of a process in which inductor has asked for a GPU, as in a test before this one, no fork may fork without this.
+    torch.cuda._is_in_bad_fork = lambda: False
     torch.rand(len(os.environ.get("KILLED_AFTER", "")))
     sys.argv = ["train.py", *arguments]
     train.main(arguments)
