@@ -1,6 +1,5 @@
 """Errors in the input, each in one line that says what to change; what is no such error keeps its traceback."""
 
-import difflib
 import inspect
 import os
 import pickle
@@ -138,9 +137,8 @@ def in_one_line(message: str, known: Mapping[str, Collection[str]]) -> str:
 
 def suggestion(name: str, known: Collection[str]) -> str:
     """What was expected instead of an unknown name: all of a few, the closest of many."""
-    close = difflib.get_close_matches(name, known, 3)
     all_of_them = f"; expected one of {', '.join(sorted(known))}" if 0 < len(known) <= 40 else ""
-    return all_of_them + (f"; did you mean {' or '.join(close)}?" if close else "")
+    return all_of_them + config_text.closest(name, known)
 
 
 def parameters(class_path: str) -> set[str]:
