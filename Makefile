@@ -22,7 +22,7 @@ check: .venv/installed
 	.venv/bin/mypy
 
 demo: .venv/installed
-	.venv/bin/python -m benchmarks.digits --folder runs/demo
+	.venv/bin/python -m benchmarks.jem.digits --folder runs/demo
 
 # Made anew when pyproject.toml is newer; the stamp comes last, so that a broken installation is not taken for a good one.
 .venv/installed: pyproject.toml

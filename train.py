@@ -33,11 +33,13 @@ try:
     import zoo
     from callbacks import CleanStop, EndTogether, KeptLogs
     from callbacks import __all__ as callback_names
-    from callbacks.clean_stop import requeued_from
-    from callbacks.logger_errors import survive_logger_errors
-    from callbacks.whole_checkpoints import WholeCheckpoints
+    from callbacks.runs.clean_stop import requeued_from
+    from callbacks.runs.whole_checkpoints import WholeCheckpoints
+    from callbacks.shared.logger_errors import survive_logger_errors
     from datamodules import __all__ as data_names
-    from zoo import cli, errors, last
+    from zoo.command_line import messages as errors
+    from zoo.command_line import parser as cli
+    from zoo.command_line import resume as last
 except ImportError as error:
     hiding = sys.modules.get(error.name or "")
     if hiding is None or error.name not in ("zoo", "callbacks", "datamodules"):

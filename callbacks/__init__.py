@@ -1,20 +1,20 @@
 """Evaluation and pictures for any LightningModule."""
 
-from .adaptation import AdaptationEvaluation
-from .calibration import CalibrationEvaluation
-from .clean_stop import CleanStop
-from .decision_regions import DecisionRegions
-from .disentanglement_evaluation import DisentanglementEvaluation
-from .end_together import EndTogether
-from .kept_logs import KeptLogs, ResumableCSVLogger
-from .latents import LatentPictures
-from .mid_epoch import MidEpochCheckpoint
-from .ood import OODEvaluation
-from .randomness import Randomness
-from .regression import RegressionCalibration
+from .adaptation.callback import AdaptationEvaluation
+from .adaptation.decision_regions import DecisionRegions
+from .calibration.callback import CalibrationEvaluation
+from .disentanglement.callback import DisentanglementEvaluation
+from .disentanglement.latents import LatentPictures
+from .generation.samples import SampleGrid
+from .ood.callback import OODEvaluation
+from .regression.callback import RegressionCalibration
 from .report import Report
-from .samples import SampleGrid
-from .similarity import SimilarityMatrices
+from .runs.clean_stop import CleanStop
+from .runs.end_together import EndTogether
+from .runs.kept_logs import KeptLogs, ResumableCSVLogger
+from .runs.mid_epoch import MidEpochCheckpoint
+from .runs.randomness import Randomness
+from .similarity.callback import SimilarityMatrices
 
 __all__ = [
     "AdaptationEvaluation",

@@ -14,23 +14,20 @@ Those for regression offer ``num_features``, ``target_name`` and ``test_sets``, 
 ``setup``. Features arrive standardised by the training rows, labels in the units in which they were measured.
 """
 
-from .adaptation import AdaptationDataModule
-from .factor_files import (
+from .adaptation.moons import MoonsDataModule
+from .adaptation.pairs import AdaptationDataModule
+from .factors.base import SpritesDataModule
+from .factors.published import (
     Cars3DDataModule,
     DSpritesDataModule,
     MPI3DDataModule,
     Shapes3DDataModule,
     SmallNORBDataModule,
 )
-from .factors import SpritesDataModule
-from .image_folder import ImageFolderDataModule
-from .mnistm import DigitsMDataModule, MNISTMDataModule
-from .moons import MoonsDataModule
-from .office31 import Office31DataModule
-from .semi_supervised import SemiSupervisedDataModule
-from .sine import SineDataModule
-from .tabular import CSVRegressionDataModule, UCIRegressionDataModule
-from .vision import (
+from .images.folder import ImageFolderDataModule
+from .images.mnistm import DigitsMDataModule, MNISTMDataModule
+from .images.office31 import Office31DataModule
+from .images.published import (
     CIFAR10DataModule,
     CIFAR100DataModule,
     DigitsDataModule,
@@ -42,6 +39,9 @@ from .vision import (
     SVHNExtraDataModule,
     USPSDataModule,
 )
+from .images.semi_supervised import SemiSupervisedDataModule
+from .tables.base import CSVRegressionDataModule, UCIRegressionDataModule
+from .tables.sine import SineDataModule
 
 __all__ = [
     "AdaptationDataModule",

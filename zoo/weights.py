@@ -24,7 +24,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .checkpoints import FORMAT, FORMAT_KEY, VERSION_KEY, check_arguments, check_format, imported, read_checkpoint
+from .shared.checkpoints import (
+    FORMAT,
+    FORMAT_KEY,
+    VERSION_KEY,
+    check_arguments,
+    check_format,
+    imported,
+    read_checkpoint,
+)
 
 PACKAGE = "zoo"
 INTERNAL = ("_class_path", "_instantiator")  # what the command line of Lightning adds to a module's arguments

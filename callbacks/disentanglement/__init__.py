@@ -8,10 +8,12 @@ Codes are arrays of finite numbers, factors arrays of integers. A factor with on
 finite, too few samples or shapes that do not fit are a ``ValueError``.
 """
 
-from .dci import DCI, completeness_of_importance, dci, dci_exact, disentanglement_of_importance
-from .downstream import Accuracy, boosted_trees, boosted_trees_exact, efficiency, logistic_regression
-from .explicitness import Explicitness, explicitness
-from .information import (
+from .callback import DisentanglementEvaluation
+from .latents import LatentPictures
+from .metrics.dci import DCI, completeness_of_importance, dci, dci_exact, disentanglement_of_importance
+from .metrics.downstream import Accuracy, boosted_trees, boosted_trees_exact, efficiency, logistic_regression
+from .metrics.explicitness import Explicitness, explicitness
+from .metrics.information import (
     code_mutual_information,
     discretise,
     enough_bins,
@@ -22,17 +24,19 @@ from .information import (
     modularity_of_matrix,
     mutual_information_matrix,
 )
-from .irs import Robustness, irs
-from .pairs import Points, Votes, beta_vae_score, factor_vae_score, pair_differences, vote_variances
-from .sap import Separation, sap, sap_continuous, sap_of_matrix
-from .udr import Ranking, lasso_similarity, similarity_score, spearman_similarity, udr
-from .unsupervised import Correlation, correlation_of_covariance, gaussian_correlation, kl_per_latent
+from .metrics.irs import Robustness, irs
+from .metrics.pairs import Points, Votes, beta_vae_score, factor_vae_score, pair_differences, vote_variances
+from .metrics.sap import Separation, sap, sap_continuous, sap_of_matrix
+from .metrics.udr import Ranking, lasso_similarity, similarity_score, spearman_similarity, udr
+from .metrics.unsupervised import Correlation, correlation_of_covariance, gaussian_correlation, kl_per_latent
 
 __all__ = [
     "DCI",
     "Accuracy",
     "Correlation",
+    "DisentanglementEvaluation",
     "Explicitness",
+    "LatentPictures",
     "Points",
     "Ranking",
     "Robustness",

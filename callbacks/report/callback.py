@@ -9,20 +9,20 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from ..adaptation import AdaptationEvaluation
-from ..calibration import CalibrationEvaluation
-from ..decision_figure import decision_regions_figure
-from ..decision_regions import DecisionRegions
-from ..disentanglement_evaluation import DisentanglementEvaluation
-from ..latents import LatentPictures
-from ..loggers import define_summaries, figure_png, png, run_folder
-from ..ood import OODEvaluation
-from ..regression import RegressionCalibration
-from ..samples import SampleGrid
-from ..similarity import SimilarityMatrices
+from ..adaptation.callback import AdaptationEvaluation
+from ..adaptation.decision_figure import decision_regions_figure
+from ..adaptation.decision_regions import DecisionRegions
+from ..calibration.callback import CalibrationEvaluation
+from ..disentanglement.callback import DisentanglementEvaluation
+from ..disentanglement.latents import LatentPictures
+from ..disentanglement.report import latent_pictures
+from ..generation.samples import SampleGrid
+from ..ood.callback import OODEvaluation
+from ..regression.callback import RegressionCalibration
+from ..shared.loggers import define_summaries, figure_png, png, run_folder
+from ..similarity.callback import SimilarityMatrices
+from ..similarity.report import similarity_pictures
 from .page import render
-from .page_disentanglement import latent_pictures
-from .page_similarity import similarity_pictures
 from .record import Record, describe, plain, save_record, thinned
 
 PARTS = (

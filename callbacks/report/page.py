@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from ..figures import curve_groups, learning_curves_figure
-from .page_adaptation import adaptation_section
-from .page_calibration import calibration_section
-from .page_disentanglement import disentanglement_section
-from .page_ood import ood_section
-from .page_regression import regression_section
-from .page_similarity import similarity_section
-from .parts import Figures, Runs, details, document, duration, gallery, number, per_run, section, table
+from ..adaptation.report import adaptation_section
+from ..calibration.report import calibration_section
+from ..disentanglement.report import disentanglement_section
+from ..ood.report import ood_section
+from ..regression.report import regression_section
+from ..shared.html import Figures, Runs, details, document, duration, gallery, number, per_run, section, table
+from ..shared.style import curve_groups, learning_curves_figure
+from ..similarity.report import similarity_section
 from .summary import SUMMARY, Record, best_score, names, summary
 from .words import verdict
 

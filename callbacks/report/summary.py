@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..figures import cell_value, ood_columns
+from ..shared.style import cell_value, ood_columns
 
 Record = Mapping[str, Any]
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ..nets.cross_entropy import cross_entropy
+from ..shared.losses import cross_entropy
 
 
 def classification_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:

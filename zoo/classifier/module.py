@@ -7,10 +7,10 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from ..checks import check_labelled_batch
-from ..evaluation import SetMeans, positions
-from ..log_interval import logs_now
-from ..nets import build_network
+from ..shared.batches import check_labelled_batch
+from ..shared.evaluation import SetMeans, positions
+from ..shared.nets import build_network
+from ..shared.schedules import logs_now
 from .loss import classification_loss
 
 
@@ -39,7 +39,7 @@ class Classifier(LightningModule):
     Args:
         num_classes: Number of classes, at least 2; the command line takes it from the data.
         image_shape: ``(channels, height, width)``; the command line takes it from the data.
-        network: Name of a class of ``zoo.nets``.
+        network: Name of a class of ``zoo.shared.nets``.
         network_args: Further arguments of that class, for example ``{depth: 28, width: 10, norm: batch}``.
         lr: Peak learning rate.
         momentum: Nesterov momentum.

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..checks import check_same_shape
-from ..nets.precision import at_least_float32
+from ..shared.batches import check_same_shape
+from ..shared.precision import at_least_float32
 from .reversal import ReverseGradient
 
 

@@ -7,11 +7,11 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from ..checks import check_images, check_labelled_batch
-from ..evaluation import SetMeans, positions
-from ..log_interval import logs_now
-from ..nets.cross_entropy import cross_entropy
-from ..nets.precision import at_least_float32
+from ..shared.batches import check_images, check_labelled_batch
+from ..shared.evaluation import SetMeans, positions
+from ..shared.losses import cross_entropy
+from ..shared.precision import at_least_float32
+from ..shared.schedules import logs_now
 from .arguments import check_arguments
 from .loss import (
     annealing_factor,

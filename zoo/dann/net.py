@@ -8,7 +8,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from ..nets.dropout import Dropout
+from ..shared.nets.dropout import Dropout
 
 Shape = tuple[int, ...]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
-from ..checkpoints import load_plain
+from ..shared.checkpoints import load_plain
 
 
 def load_features(extractor: nn.Module, path: Path) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from .arguments import check_at_least, check_positive
+from ..shared.arguments import check_at_least, check_positive
 from .loss import density_ratio_tc, discriminator_loss, permute_latents
 from .net import Discriminator
 from .vae import VAE, Codes, Likelihood

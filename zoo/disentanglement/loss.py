@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..checks import check_rows, check_same_shape
-from ..nets.dropout import own_draw
-from ..nets.precision import at_least_float32
+from ..shared.batches import check_rows, check_same_shape
+from ..shared.nets.dropout import own_draw
+from ..shared.precision import at_least_float32
 
 LOG_2_PI = math.log(2 * math.pi)
 

@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from .arguments import check_at_least, check_choice
+from ..shared.arguments import check_at_least, check_choice
 from .loss import (
     annealed_capacity,
     capacity_penalty,

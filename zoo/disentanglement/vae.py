@@ -8,20 +8,14 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
-from ..checks import check_unit_images
-from ..evaluation import SetMeans, positions
-from ..log_interval import logs_now
-from ..nets.dropout import own_draw
-from .arguments import check_at_least, check_choice, check_positive
-from .loss import (
-    at_least_float32,
-    bernoulli_entropy,
-    bernoulli_reconstruction,
-    gaussian_reconstruction,
-    kl_divergence,
-)
+from ..shared.arguments import check_at_least, check_choice, check_positive
+from ..shared.batches import check_unit_images
+from ..shared.evaluation import SetMeans, positions
+from ..shared.nets.dropout import own_draw
+from ..shared.processes import gather_rows
+from ..shared.schedules import logs_now
+from .loss import at_least_float32, bernoulli_entropy, bernoulli_reconstruction, gaussian_reconstruction, kl_divergence
 from .net import Decoder, Encoder, check_image_shape
-from .processes import gather_rows
 
 Likelihood = Literal["bernoulli", "gaussian"]
 Statistics = Literal["local", "all_ranks"]

@@ -10,9 +10,9 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ..checks import check_regression_batch
-from ..evaluation import SetMeans, log_errors, positions
-from ..log_interval import logs_now
+from ..shared.batches import check_regression_batch
+from ..shared.evaluation import SetMeans, log_errors, positions
+from ..shared.schedules import logs_now
 from .loss import check_alpha, check_temperature, hard_loss, mix, rebin, soft_target_loss
 from .teacher import check_same, find_class, load_teacher
 

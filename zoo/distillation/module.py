@@ -6,10 +6,10 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from ..checks import check_labelled_batch
-from ..evaluation import SetMeans, positions
-from ..log_interval import logs_now
-from ..nets import build_network
+from ..shared.batches import check_labelled_batch
+from ..shared.evaluation import SetMeans, positions
+from ..shared.nets import build_network
+from ..shared.schedules import logs_now
 from .loss import check_alpha, check_temperature, distillation_loss, hard_loss, soft_target_loss
 from .teacher import check_same, load_teacher
 
@@ -38,7 +38,7 @@ class KnowledgeDistillation(LightningModule):
             not the paper's.
         alpha: Weight of the soft term, in [0, 1]; the labels' is ``1 - alpha``. 0 is the student without a teacher,
             which is not even read. 1 ignores the labels.
-        network: Name of a class of ``zoo.nets``: the student.
+        network: Name of a class of ``zoo.shared.nets``: the student.
         network_args: Further arguments of that class, for example ``{width: 4}``.
         lr: Adam's learning rate.
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 
-from ..checkpoints import check_arguments, imported, read_checkpoint
+from ..shared.checkpoints import check_arguments, imported, read_checkpoint
 
 
 def load_teacher(path: str | None, class_path: str | None, example: str) -> LightningModule:

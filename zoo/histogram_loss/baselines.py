@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, Laplace, MixtureSameFamily, Normal
 from torch.nn import functional
 
-from ..nets.dropout import own_draw
+from ..shared.nets.dropout import own_draw
 from .loss import gaussian_loss, mixture_loss
 from .net import Initialisation, check_choice
 from .regression import RegressionModule

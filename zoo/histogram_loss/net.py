@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from ..nets.dropout import Dropout
+from ..shared.nets.dropout import Dropout
 
 Initialisation = Literal["lecun_uniform", "torch"]
 

@@ -8,9 +8,9 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from ..checks import check_regression_batch
-from ..evaluation import SetMeans, log_errors, positions
-from ..log_interval import logs_now
+from ..shared.batches import check_regression_batch
+from ..shared.evaluation import SetMeans, log_errors, positions
+from ..shared.schedules import logs_now
 from .net import RegressionNetwork
 from .support import label_range, training_labels
 

@@ -90,7 +90,7 @@ def warn_of_clamped(labels: Tensor, edges: Tensor, share: float) -> None:
 class TargetTable:
     """The targets of all labels that a run can meet, computed once.
 
-    A look-up takes half of the time of the error functions (``benchmarks/step_time.py histogram_loss``). It is for
+    A look-up takes half of the time of the error functions (``benchmarks.speed.step_time``). It is for
     the CPU: on a GPU the test whether a label is known would stall the queue.
 
     Args:

@@ -8,8 +8,8 @@ All results are float32 at least, whatever the logits are, and the means of empt
 import torch
 from torch import Tensor
 
-from ..checks import class_indices
-from ..nets.precision import at_least_float32
+from ..shared.batches import class_indices
+from ..shared.precision import at_least_float32
 
 
 def log_density(logits: Tensor) -> Tensor:

@@ -9,21 +9,15 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from ..checks import check_labelled_batch
-from ..evaluation import SetMeans, positions
-from ..log_interval import logs_now
-from ..nets import build_network
-from ..nets.cross_entropy import cross_entropy
+from ..shared.batches import check_labelled_batch
+from ..shared.evaluation import SetMeans, positions
+from ..shared.losses import cross_entropy
+from ..shared.nets import build_network
+from ..shared.schedules import logs_now
 from .arguments import check_arguments, check_parts
 from .chains import Chains
 from .initialisation import ClassGaussians, fit_class_gaussians
-from .loss import (
-    conditional_generative_loss,
-    energy_penalty,
-    generative_loss,
-    log_density,
-    log_odds_of_error,
-)
+from .loss import conditional_generative_loss, energy_penalty, generative_loss, log_density, log_odds_of_error
 from .recovery import Recovery, diverged
 from .schedule import learning_rate_factor
 
@@ -41,7 +35,7 @@ class JEM(LightningModule):
     Args:
         num_classes: Number of classes; the command line takes it from the data.
         image_shape: ``(channels, height, width)``; the command line takes it from the data.
-        network: Name of a class of ``zoo.nets``.
+        network: Name of a class of ``zoo.shared.nets``.
         network_args: Further arguments of that class.
         weight_px: Weight of ``-log p(x)``.
         weight_pyx: Weight of ``-log p(y|x)``, the cross-entropy.
@@ -264,7 +258,7 @@ class JEM(LightningModule):
         if h.weight_pxy > 0:
             drawn.append(self.chains.draw(self.network, len(x_l), y_l, steps))
         # One pass for each minibatch: one over all images at once is a little slower on a CPU
-        # (benchmarks/step_time.py), and batch statistics forbid it.
+        # (benchmarks/speed/step_time.py), and batch statistics forbid it.
         f_l = self(x_l)
         f_q = [self(samples.to(x_l.dtype)) for samples, _ in drawn]
         parts, loss = {"train/acc": (f_l.argmax(1) == y_l).float().mean()}, f_l.new_zeros((), dtype=torch.float32)

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..checks import check_rows
-from ..nets.cross_entropy import cross_entropy
-from ..nets.precision import at_least_float32
+from ..shared.batches import check_rows
+from ..shared.losses import cross_entropy
+from ..shared.precision import at_least_float32
 from .deviation import ChannelDeviation
 from .feedback import FeedbackLinear
 

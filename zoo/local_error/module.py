@@ -8,9 +8,9 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 
-from ..checks import check_labelled_batch
-from ..evaluation import SetMeans, positions
-from ..log_interval import logs_now
+from ..shared.batches import check_labelled_batch
+from ..shared.evaluation import SetMeans, positions
+from ..shared.schedules import logs_now
 from .heads import LocalHead, LossName
 from .loss import prediction_loss
 from .net import LocalNetwork, make_blocks

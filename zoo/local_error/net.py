@@ -9,16 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .blocks import (
-    AverageMap,
-    Block,
-    Dropout,
-    convolution,
-    linear,
-    non_linearity,
-    pre_activation_residual,
-    residual,
-)
+from .blocks import AverageMap, Block, Dropout, convolution, linear, non_linearity, pre_activation_residual, residual
 from .recompute import ConvolutionBody
 
 Shape = tuple[int, int, int]

@@ -1,0 +1,1 @@
+"""Measurements of the disentangling autoencoders and of their metrics."""

@@ -1,0 +1,1 @@
+"""What several benchmarks use: timing, runs that go on where they were stopped, tables."""

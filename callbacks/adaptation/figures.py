@@ -1,0 +1,164 @@
+"""Pictures of the features of two domains: by domain, and by class."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from numpy.typing import ArrayLike, NDArray
+from sklearn.manifold import TSNE
+from torch import Tensor
+
+from ..shared.style import IN_DISTRIBUTION, INK, PALETTE, SEQUENCE, tidy
+from .domains import evenly
+
+Floats = NDArray[np.float64]
+COMPONENTS = 50  # kept for t-SNE, which is commonly given so many
+DOMAIN_COLOURS = (IN_DISTRIBUTION, PALETTE[0])
+DOMAIN_MARKERS = ("o", "+")
+TENTH = "#24384f"
+SIDE = 2.9  # inches
+
+
+def principal_components(features: Tensor, components: int = COMPONENTS) -> tuple[Tensor, float]:
+    """Scores of the first principal components of centred, unscaled features.
+
+    Args:
+        features: (N, D), of both domains together.
+        components: Largest number of them.
+
+    Returns:
+        (N, C) float32 with C at most N and D, the largest absolute score of a component positive, and the share of the
+        variance in the first two.
+    """
+    centred = features.double() - features.double().mean(0)
+    # from the inner products of samples: features may be far wider than the samples are many
+    variances, vectors = torch.linalg.eigh(centred @ centred.T)
+    variances, vectors = variances.flip(0).clamp(min=0), vectors.flip(1)
+    number = min(components, *features.shape)
+    scores = vectors[:, :number] * variances[:number].sqrt()
+    largest = scores.abs().argmax(0, keepdim=True)
+    scores = scores * torch.where(scores.gather(0, largest) < 0, -1.0, 1.0)
+    total = variances.sum().item()
+    return scores.float(), variances[:2].sum().item() / total if total else 1.0
+
+
+def picture_of(features: Sequence[Tensor], labels: Sequence[Tensor], number: int) -> dict[str, Any]:
+    """What the pictures are made of, in tensors and numbers only, so that checkpoints can hold it.
+
+    Args:
+        features: (N_s, D) of the source and (N_t, D) of the target.
+        labels: (N_s,) and (N_t,), -1 where unknown.
+        number: At most so many samples of each, evenly spread.
+
+    Returns:
+        "points" (N, C) principal components of both together, "domain" (N,) with 0 source and 1 target, "label" (N,)
+        and "explained", the share of the variance in the first two. Empty where a feature is not finite.
+    """
+    rows = [evenly(table, number) for table in features]
+    if not all(table.isfinite().all() for table in rows):
+        return {}
+    points, explained = principal_components(torch.cat(rows))
+    domain = torch.repeat_interleave(torch.arange(2), torch.tensor([len(table) for table in rows]))
+    label = torch.cat([evenly(table, number) for table in labels])
+    return {"points": points, "domain": domain, "label": label, "explained": explained}
+
+
+def in_plane(picture: Mapping[str, Any], points: ArrayLike) -> dict[str, Any]:
+    """A picture of plain values with these points (N, 2), the largest coordinate 1, to four decimals."""
+    rows = np.asarray(points, np.float64)
+    rows = (rows / max(np.abs(rows).max(), 1e-300)).round(4)
+    plain = {name: value.tolist() if isinstance(value, Tensor) else value for name, value in picture.items()}
+    return plain | {"points": rows.tolist()}
+
+
+def tsne(points: Tensor, seed: int = 0) -> Floats:
+    """t-SNE of (N, C) principal components, N >= 4, to (N, 2), begun from the first two; scikit-learn's.
+
+    Perplexity 30, or a third of the samples where they are few.
+    """
+    start = np.zeros((len(points), 2))
+    start[:, : points.shape[1]] = points[:, :2].double().numpy()
+    start *= 1e-4 / max(start[:, 0].std(), 1e-12)
+    model = TSNE(perplexity=min(30.0, (len(points) - 1) / 3), init=start, random_state=seed)
+    return model.fit_transform(points.numpy()).astype(np.float64)
+
+
+def domains_figure(pictures: Mapping[str, Any], title: str) -> Figure:
+    """Features of both domains in the plane: left coloured by domain, right by class; before training above after it.
+
+    Args:
+        pictures: By row name ("before", "after"): "points" (N, 2), "domain" (N,) with 0 source and 1 target, "label"
+            (N,), -1 where unknown, and "names" of source and target.
+        title: What the axes are, for example "PCA".
+    """
+    rows = len(pictures)
+    left, right, top, bottom, across, down = 0.12, 0.3, 0.62, 0.12, 0.2, 0.34
+    width = 2 * SIDE + left + right + across
+    height = rows * SIDE + (rows - 1) * down + top + bottom
+    figure = Figure(figsize=(width, height))
+    for row, (name, picture) in enumerate(pictures.items()):
+        points, domain, label = (np.asarray(picture[key]) for key in ("points", "domain", "label"))
+        low = bottom + (rows - 1 - row) * (SIDE + down)
+        panels = [
+            figure.add_axes(((left + column * (SIDE + across)) / width, low / height, SIDE / width, SIDE / height))
+            for column in (0, 1)
+        ]
+        _by_domain(panels[0], points, domain)
+        _by_class(panels[1], points, domain, label)
+        for axes, what in zip(panels, ("by domain", "by class"), strict=True):
+            heading = f"{title} {name}, {what}" if len(pictures) > 1 or name != "after" else f"{title}, {what}"
+            axes.set(xticks=[], yticks=[])
+            tidy(axes)
+            axes.set_title(heading, fontsize=9.5, color=INK, loc="left")
+        if row == 0:
+            for axes, colours in zip(panels, (DOMAIN_COLOURS, (INK, INK)), strict=True):
+                _legends(axes, picture["names"], colours)
+    return figure
+
+
+def _by_domain(axes: Axes, points: Floats, domain: NDArray) -> None:
+    _scatter(axes, points, domain, np.array(DOMAIN_COLOURS)[domain])
+
+
+def _by_class(axes: Axes, points: Floats, domain: NDArray, label: NDArray) -> None:
+    colours = class_colours(label)
+    _scatter(axes, points, domain, np.array([colours[value] for value in label.tolist()]))
+    for value in colours:
+        inside = points[(label == value) & (domain == 0)]
+        if value >= 0 and len(inside):
+            x, y = np.median(inside, axis=0)
+            text = axes.text(x, y, str(value), ha="center", va="center", fontsize=10, color="black", weight="bold")
+            text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
+
+
+def _scatter(axes: Axes, points: Floats, domain: NDArray, colours: NDArray) -> None:
+    # in random order and by turns, so that no domain lies on top of the other
+    for rows in np.array_split(np.random.default_rng(0).permutation(len(points)), 10):
+        for number, (marker, size, line) in enumerate(zip(DOMAIN_MARKERS, (9, 22), (0, 0.9), strict=True)):
+            inside = rows[domain[rows] == number]
+            look: dict[str, Any] = {"marker": marker, "s": size, "linewidths": line, "alpha": 0.7, "rasterized": True}
+            axes.scatter(points[inside, 0], points[inside, 1], c=list(colours[inside]), **look)
+
+
+def class_colours(label: NDArray) -> dict[int, str]:
+    """A colour for each class: of ten at most from a palette, of more along a sequence; grey where unknown."""
+    classes = [int(value) for value in np.unique(label) if value >= 0]
+    palette: tuple[str, ...] = (*PALETTE[1:], TENTH, *DOMAIN_COLOURS)  # those of the domains last
+    if len(classes) > len(palette):
+        palette = tuple(to_hex(SEQUENCE(place)) for place in np.linspace(0, 1, len(classes)))
+    return {-1: "#9a9ea4"} | dict(zip(classes, palette, strict=False))
+
+
+def _legends(axes: Axes, names: Sequence[str], colours: Sequence[str]) -> None:
+    handles = [
+        Line2D([], [], linestyle="", marker=marker, markersize=size, color=colour, label=name)
+        for marker, size, colour, name in zip(DOMAIN_MARKERS, (3.5, 6), colours, names, strict=True)
+    ]
+    look: dict[str, Any] = {"frameon": False, "fontsize": 8.5, "labelcolor": INK, "handletextpad": 0.1}
+    axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(-0.03, 1.06), ncols=2, columnspacing=1.0, **look)

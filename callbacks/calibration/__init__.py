@@ -1,0 +1,37 @@
+"""Calibration of classifiers: errors by bins, proper scores, temperature scaling."""
+
+from .callback import CalibrationEvaluation
+from .metrics import (
+    Bins,
+    Temperature,
+    accuracy,
+    adaptive_ece,
+    aurc,
+    brier,
+    classwise_ece,
+    ece,
+    fit_temperature,
+    mce,
+    nll,
+    reliability,
+    rmsce,
+    softmax,
+)
+
+__all__ = [
+    "Bins",
+    "CalibrationEvaluation",
+    "Temperature",
+    "accuracy",
+    "adaptive_ece",
+    "aurc",
+    "brier",
+    "classwise_ece",
+    "ece",
+    "fit_temperature",
+    "mce",
+    "nll",
+    "reliability",
+    "rmsce",
+    "softmax",
+]

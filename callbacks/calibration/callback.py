@@ -1,0 +1,271 @@
+"""`CalibrationEvaluation`: how far a classifier's confidences can be trusted, before and after temperature."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ..shared.collect import (
+    Collector,
+    Table,
+    batch_logits,
+    check_logits,
+    data_module,
+    fingerprints,
+    flatten_loaders,
+    is_labelled,
+    labelled_batch,
+)
+from ..shared.held_out import find_loader, refuse_same_data, refuse_same_samples, run_through
+from ..shared.loggers import log_figure, log_table
+from ..shared.style import reliability_figure
+from . import metrics
+
+FIGURES = ("accuracy", "nll", "brier", "ece", "rmsce", "mce", "ace", "classwise_ece", "aurc", "mean_confidence")
+
+
+class CalibrationEvaluation(Callback):
+    """Judges the confidences of any classifier in ``trainer.test``, on the first test set and on shifted ones.
+
+    Accuracy, NLL in nats, Brier score (summed over classes, in [0, 2]), ECE, its root-mean-square form ("rmsce"),
+    MCE, adaptive ECE ("ace": top label, bins of equal counts), class-wise ECE, the area under the risk-coverage curve
+    ("aurc") and the mean confidence, each before and after temperature scaling. Every sample counts once on any
+    number of processes. Logged as ``calibration/<figure>``, ``calibration/<figure>_after`` and
+    ``calibration/temperature``.
+
+    The temperature is fitted on the data module's validation data. They are refused where the two sets draw a
+    sample of the same data set, or where more than 10 % of their inputs are equal to test inputs; fewer, as the
+    duplicates in real data are, give a warning with their number.
+
+    Calibration under shift: every further test set named ``target/<name>``, which needs labels, is judged by the same
+    figures, before and after that same temperature, so that one sees what the shift did to the confidences and
+    whether the temperature still helps. Logged as ``calibration/target/<name>/<figure>`` and
+    ``calibration/target/<name>/<figure>_after``.
+
+    The module needs ``forward(x) -> (B, K)`` logits and labelled batches ``(x, y)``. If its ``test_step`` returns
+    a dict with "logits", these are used and the forward is not run a second time.
+
+    Attributes:
+        results: After a test run: "samples", "classes", "temperature", "before", "after" (each with the figures and
+            a "diagram": "edges", "count", "accuracy", "confidence", None for empty bins). Without validation data
+            "temperature" and "after" are None. With ``target/`` sets also "shifted": by name "samples", "before" and
+            "after" of each.
+    """
+
+    def __init__(
+        self,
+        bins: int = 15,
+        right_closed: bool = False,
+        calibration_data: DataLoader | None = None,
+        test_sets: list[str] | None = None,
+    ) -> None:
+        """Store the arguments.
+
+        Args:
+            bins: Number of bins.
+            right_closed: Bins ``(lo, hi]`` as in Guo et al. instead of ``[lo, hi)`` with the last one closed.
+            calibration_data: Loader of ``(x, y)`` for the temperature instead of the validation data.
+            test_sets: Names of the test loaders, of which those that start with ``target/`` are judged beside the
+                first; None for the data module's ``test_sets``, where it has them.
+
+        Raises:
+            ValueError: Fewer than one bin, or names that are not distinct.
+        """
+        if bins < 1:
+            raise ValueError(f"expected at least one bin, got bins={bins}")
+        if test_sets is not None and (not test_sets or len(set(test_sets)) < len(test_sets)):
+            raise ValueError(f"expected test_sets with at least one name, each once, got {test_sets}")
+        self.bins = bins
+        self.right_closed = right_closed
+        self.calibration_data = calibration_data
+        self.test_sets = test_sets
+        self.results: dict[str, Any] = {}
+        self._targets: dict[int, str] = {}
+        self._collectors: dict[int, Collector] = {}
+        self._calibration: Table = {}
+        self._set_up_for_fit: int | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check the module.
+
+        Raises:
+            ValueError: It has no forward.
+        """
+        if stage == "fit":
+            self._set_up_for_fit = id(data_module(trainer))
+        if stage == "test" and not is_overridden("forward", pl_module):
+            raise ValueError(f"CalibrationEvaluation needs forward(x) -> (B, K) logits: {_name(pl_module)} has none")
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Run the calibration data through the module.
+
+        Raises:
+            ValueError: Some are drawn from a test set, or the names do not fit the test loaders.
+        """
+        self.results = {}
+        loaders = flatten_loaders(trainer.test_dataloaders)
+        self._targets = self._find_targets(trainer, len(loaders))
+        self._collectors = {0: Collector(trainer, loaders[0], "the test set")}
+        for place, name in self._targets.items():
+            self._collectors[place] = Collector(trainer, loaders[place], f"test set {name!r}")
+        self._calibration = {}
+        loader = self.calibration_data
+        if loader is None:
+            is_set_up = self._set_up_for_fit == id(data_module(trainer))
+            loader = find_loader(trainer, pl_module, "val", is_set_up)
+        if loader is None:
+            rank_zero_warn("CalibrationEvaluation found no validation data: no temperature is fitted")
+            return
+        for place, collector in self._collectors.items():
+            refuse_same_data(loader, loaders[place], "a temperature", collector.of)
+
+        def measure(x: Tensor, y: Tensor) -> Table:
+            logits = batch_logits(trainer, pl_module, None, x)
+            return {"logits": logits, "label": y.cpu().long(), "fingerprint": fingerprints(x)}
+
+        limit = 1.0 if self.calibration_data is not None else trainer.limit_val_batches
+        self._calibration = run_through(trainer, pl_module, loader, measure, limit)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Collect logits and labels of the first test set and of the ``target/`` sets."""
+        collector = self._collectors.get(dataloader_idx)
+        if collector is None:
+            return
+        if dataloader_idx and not is_labelled(batch):
+            raise ValueError(f"{collector.of} has no labels: expected batches (x, y) to judge its calibration")
+        x, y = labelled_batch(batch)
+        columns = {"logits": batch_logits(trainer, pl_module, outputs, x), "label": y.cpu().long()}
+        if self._calibration:
+            columns["fingerprint"] = fingerprints(x)
+        collector.add(batch_idx, columns)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compute and log the figures.
+
+        Raises:
+            ValueError: Logits that are none, labels out of range, or more than 10 % of the calibration inputs in a
+                test set.
+        """
+        if not self._collectors:
+            return
+        collectors, self._collectors = self._collectors, {}
+        tables = {place: collector.gather() for place, collector in collectors.items()}
+        for place, table in tables.items():
+            _check(table, collectors[place].of)
+        calibration, self._calibration = self._calibration, {}
+        temperature = None
+        if calibration:
+            _check(calibration, "the calibration data")
+            for place, table in tables.items():
+                inputs = f"inputs of {collectors[place].of}" if place else "test inputs"
+                refuse_same_samples(calibration["fingerprint"], table["fingerprint"], "a temperature", inputs)
+            fit = metrics.fit_temperature(calibration["logits"], calibration["label"])
+            if not fit.converged:
+                rank_zero_warn(f"the fit of the temperature did not converge: it ended at T = {fit.value:.4g}")
+            temperature = fit.value
+        first = self._judge(tables[0], temperature)
+        self.results = {
+            "samples": first["samples"],
+            "classes": tables[0]["logits"].shape[1],
+            "temperature": temperature,
+            "before": first["before"],
+            "after": first["after"],
+        }
+        figures = _keys("calibration", first)
+        if self._targets:
+            shifted = {name: self._judge(tables[place], temperature) for place, name in self._targets.items()}
+            self.results["shifted"] = shifted
+            for name, judged in shifted.items():
+                figures |= _keys(f"calibration/{name}", judged)
+        if temperature is not None:
+            figures["calibration/temperature"] = temperature
+        # equal on all processes: the largest is all of them, to the last digit
+        pl_module.log_dict(figures, reduce_fx="max", sync_dist=trainer.world_size > 1, add_dataloader_idx=False)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Send the reliability diagrams and the tables of figures to the loggers."""
+        if not (self.results and trainer.is_global_zero and trainer.loggers):
+            return
+        shifted = self.results.get("shifted", {})
+        judged = {"calibration": self.results} | {f"calibration/{name}": found for name, found in shifted.items()}
+        for group, found in judged.items():
+            log_figure(trainer, f"{group}/reliability", reliability_figure(self.results | found))
+            after = found["after"] or {}
+            rows = [[name, found["before"][name], after.get(name)] for name in FIGURES]
+            log_table(trainer, f"{group}/figures", ["figure", "before", "after"], rows)
+
+    def _find_targets(self, trainer: Trainer, loaders: int) -> dict[int, str]:
+        """Place and name of each shifted test set."""
+        names = self.test_sets or getattr(data_module(trainer), "test_sets", None)
+        if not isinstance(names, tuple | list):  # a stranger's data module may mean something else
+            return {}
+        targets = {place: str(name) for place, name in enumerate(names) if place and str(name).startswith("target/")}
+        if (targets or self.test_sets) and len(names) != loaders:
+            raise ValueError(f"CalibrationEvaluation knows {len(names)} names for {loaders} test loaders: {names}")
+        if len(set(targets.values())) < len(targets):
+            raise ValueError(f"expected test sets of distinct names, got {names}")
+        return targets
+
+    def _judge(self, table: Table, temperature: float | None) -> dict[str, Any]:
+        """Figures of a set before and after the temperature."""
+        logits, labels = table["logits"], table["label"]
+        return {
+            "samples": len(labels),
+            "before": self._figures(logits, labels),
+            "after": None if temperature is None else self._figures(logits.double() / temperature, labels),
+        }
+
+    def _figures(self, logits: Tensor, labels: Tensor) -> dict[str, Any]:
+        p, y = metrics.softmax(logits), labels.numpy()
+        confidence, correct = metrics.top_label(p, y)
+        bins = metrics.reliability(confidence, correct, self.bins, self.right_closed)
+        return {
+            "accuracy": metrics.accuracy(p, y),
+            "nll": metrics.nll(logits, labels),
+            "brier": metrics.brier(p, y),
+            "ece": metrics.ece(bins),
+            "rmsce": metrics.rmsce(bins),
+            "mce": metrics.mce(bins),
+            "ace": metrics.adaptive_ece(confidence, correct, self.bins),
+            "classwise_ece": metrics.classwise_ece(p, y, self.bins, self.right_closed),
+            "aurc": metrics.aurc(confidence, correct),
+            "mean_confidence": float(confidence.mean()),
+            "diagram": {
+                "edges": bins.edges.tolist(),
+                "count": bins.count.tolist(),
+                "accuracy": [None if value != value else value for value in bins.accuracy.tolist()],
+                "confidence": [None if value != value else value for value in bins.confidence.tolist()],
+            },
+        }
+
+
+def _keys(group: str, judged: dict[str, Any]) -> dict[str, float]:
+    """The figures of a set under their log keys."""
+    figures = {f"{group}/{name}": judged["before"][name] for name in FIGURES}
+    return figures | {f"{group}/{name}_after": judged["after"][name] for name in (FIGURES if judged["after"] else ())}
+
+
+def _name(pl_module: LightningModule) -> str:
+    return type(pl_module).__name__
+
+
+def _check(table: Table, of: str) -> None:
+    check_logits(table.get("logits", torch.empty(0, 2)), of)
+    labels, classes = table["label"], table["logits"].shape[1]
+    if broken := int(((labels < 0) | (labels >= classes)).sum()):
+        raise ValueError(
+            f"labels of {of} out of range for {broken} of {len(labels)} samples: expected 0 to {classes - 1}, "
+            f"got {labels.min()} to {labels.max()}"
+        )

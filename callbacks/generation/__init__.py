@@ -1,0 +1,5 @@
+"""Samples of generative models."""
+
+from .samples import SampleGrid
+
+__all__ = ["SampleGrid"]

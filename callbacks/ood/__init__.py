@@ -1,0 +1,39 @@
+"""Out-of-distribution detection: scores of logits and features, and the metrics that judge them."""
+
+from .callback import OODEvaluation
+from .feature_scores import (
+    ash_s,
+    fit_knn,
+    fit_mahalanobis,
+    fit_react,
+    fit_relative_mahalanobis,
+    fit_vim,
+    gradnorm,
+    scale,
+)
+from .metrics import Curve, auroc, average_precision, bootstrap_interval, fpr95, roc
+from .scores import energy, entropy, gen, max_logit, msp, odin
+
+__all__ = [
+    "Curve",
+    "OODEvaluation",
+    "ash_s",
+    "auroc",
+    "average_precision",
+    "bootstrap_interval",
+    "energy",
+    "entropy",
+    "fit_knn",
+    "fit_mahalanobis",
+    "fit_react",
+    "fit_relative_mahalanobis",
+    "fit_vim",
+    "fpr95",
+    "gen",
+    "gradnorm",
+    "max_logit",
+    "msp",
+    "odin",
+    "roc",
+    "scale",
+]

@@ -1,0 +1,132 @@
+"""The section on out-of-distribution detection."""
+
+import math
+from collections.abc import Iterator, Mapping
+from html import escape
+from typing import Any
+
+from ..report.summary import Record, best_score, head_to_head
+from ..shared.html import Figures, Runs, details, gallery, number, per_run, section, table
+from ..shared.style import cell_value, ood_columns, roc_figure, score_histogram_figure
+
+
+def ood_section(runs: Runs, draw: Figures) -> str:
+    """Tables of AUROC with a heat map, all other figures, histograms and ROC curves."""
+    tested = {name: record for name, record in runs.items() if record.get("ood")}
+    if not tested:
+        return ""
+    note = (
+        "AUROC of each score against the in-distribution test set, with the 95% bootstrap interval: the chance "
+        "that an OOD image scores higher than an in-distribution one, 0.5 = guessing. Every score is oriented so "
+        "that larger means more OOD. Near sets resemble the training data, far sets do not; means are "
+        "unweighted, nothing is pooled."
+    )
+    if any(name.startswith("target/") for record in tested.values() for name in record["ood"]["sets"]):
+        note += (
+            " A set called target/… holds the same classes after a shift: its AUROC says how far the shift is "
+            "detected, and it is in no mean."
+        )
+    if any(record["ood"].get("shifted") for record in tested.values()):
+        note += " With the target as in-distribution, OOD images are told from shifted ones, by the same scores."
+    if len(tested) > 1:
+        note += " First each run with the score that is its best on the set; one is better if the intervals are apart."
+    return section(
+        "Out-of-distribution detection",
+        note,
+        _duel(tested) if len(tested) > 1 else "",
+        per_run(tested, _heat_tables),
+        details("FPR at 95% and average precision", per_run(tested, _ood_details)),
+        per_run(tested, lambda record: _score_figures(record["ood"], draw)),
+    )
+
+
+def _duel(runs: Runs) -> str:
+    rows = []
+    for name, (best, winner) in head_to_head(runs).items():
+        cells = ""
+        for label, (score, figures) in best.items():
+            mark = ' class="best"' if winner == label else ""
+            cells += f"<td{mark}>{number(figures['auroc'])}{_interval(figures)}<small>{escape(score)}</small></td>"
+        rows.append(f'<th>{escape(name)}</th>{cells}<td class="text">{escape(winner or "tie")}</td>')
+    return table(["set", *runs, "better"], rows) if rows else ""
+
+
+def _interval(figures: Mapping[str, Any]) -> str:
+    low, high = figures.get("auroc_low"), figures.get("auroc_high")
+    return "" if low is None else f"<small>{number(low)}&ndash;{number(high)}</small>"
+
+
+def _heat_tables(record: Record) -> str:
+    """With the source as in-distribution, and with each shifted test set."""
+    tables = [_heat_table(record["ood"])]
+    for name, shifted in (record["ood"].get("shifted") or {}).items():
+        tables.append(f"<h4>{escape(name)} as in-distribution</h4>\n{_heat_table(shifted)}")
+    return "\n".join(tables)
+
+
+def _heat_table(ood: Mapping[str, Any]) -> str:
+    columns = ood_columns(ood)
+    rows = []
+    for score in ood["scores"]:
+        cells = []
+        for figures in columns.values():
+            value = cell_value(figures, score)
+            cells.append(f'<td style="{_heat(value)}">{number(value)}{_interval(figures.get(score) or {})}</td>')
+        rows.append(f"<th>{escape(score)}</th>{''.join(cells)}")
+    skipped = ood.get("skipped") or {}
+    reasons = {why: ", ".join(score for score in skipped if skipped[score] == why) for why in skipped.values()}
+    left_out = "; ".join(f"{scores}: {why}" for why, scores in reasons.items())
+    note = f'<p class="note">Left out: {escape(left_out)}.</p>' if left_out else ""
+    if not any(name.startswith("target/") for name in (ood["id"], *ood["sets"])):
+        return table(["score", *columns], rows, "heat") + note
+    # one column more, and the means must not leave the page: names may break after the slash
+    head = [name.replace("/", "/\N{ZERO WIDTH SPACE}") for name in columns]
+    return table(["score", *head], rows, "heat many") + note
+
+
+def _heat(auroc: float) -> str:
+    if math.isnan(auroc):
+        return ""
+    distance = 2 * (auroc - 0.5)
+    colour = "--good" if distance > 0 else "--bad"
+    return f"background:rgb(var({colour}) / {0.06 + 0.5 * distance * distance:.2f})"
+
+
+def _ood_details(record: Record) -> str:
+    judged = [record["ood"], *(record["ood"].get("shifted") or {}).values()]
+    keys = {
+        "auroc": "AUROC",
+        "fpr95_ood_positive": "FPR95, OOD positive",
+        "fpr95_id_positive": "FPR95, ID positive",
+        "ap_ood": "AP, OOD",
+        "ap_id": "AP, ID",
+    }
+    rows = [
+        f"<th>{escape(name)}{_against(ood)}</th>"
+        f'<td>{figures["samples"]:,}</td><td class="text">{escape(score)}</td>'
+        + "".join(f"<td>{number(cell_value(figures, score, key))}</td>" for key in keys)
+        for ood in judged
+        for name, figures in ood["sets"].items()
+        for score in ood["scores"]
+        if figures.get(score)
+    ]
+    return table(["set", "images", "score", *keys.values()], rows)
+
+
+def _against(ood: Mapping[str, Any]) -> str:
+    """What a set was told from, where it is not the first test set."""
+    return f" against {escape(ood['id'])}" if ood["id"].startswith("target/") else ""
+
+
+def _score_figures(ood: Mapping[str, Any], draw: Figures) -> str:
+    def both(score: str) -> Iterator[str]:
+        if score in ood["histograms"]:
+            yield draw(score_histogram_figure(ood, score), f"histogram of {score}", f"{score}: distribution")
+        if score in ood["roc"]:
+            yield draw(roc_figure(ood, score), f"ROC curves of {score}", f"{score}: ROC")
+
+    best = best_score(ood)
+    rest = [score for score in ood["scores"] if score != best]
+    shown = gallery(both(best), "pairs") if best else ""
+    others = gallery((figure for score in rest for figure in both(score)), "pairs")
+    return shown + details(f"Distributions and ROC curves of {len(rest)} more scores", others)

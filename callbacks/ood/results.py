@@ -1,0 +1,114 @@
+"""From scores to the results of `OODEvaluation`: figures by set and score, means, histograms and ROC curves."""
+
+from typing import Any
+
+import numpy as np
+
+from .metrics import Floats, bootstrap_aurocs, bootstrap_interval, detection_figures, roc, roc_points
+
+Scores = dict[str, dict[str, Floats]]  # score -> set -> (N,)
+
+MEAN_FIGURES = ("auroc", "ap_ood", "ap_id", "fpr95_ood_positive", "fpr95_id_positive")
+
+
+def evaluate(scores: Scores, id_name: str, skipped: dict[str, str], resamples: int, seed: int) -> dict[str, Any]:
+    """Judge each score on each OOD set against the in-distribution set.
+
+    A set named ``target/…`` is one of the others, and in-distribution in its turn: against the sets that are neither.
+
+    Args:
+        scores: Of each score the values on each set, the same sets for all.
+        id_name: The in-distribution set.
+        skipped: Scores left out, with the reason; passed on.
+        resamples: Bootstrap resamples for the interval of the AUROC, 0 for no interval (None then).
+        seed: Of the resampling.
+
+    Returns:
+        Plain numbers, strings, lists and dicts; see `OODEvaluation`. "shifted" only where there are sets for it.
+    """
+    others = [name for name in next(iter(scores.values())) if name != id_name]
+    targets = [name for name in others if name.startswith("target/")]
+    outside = [name for name in others if name not in targets]
+    results = {
+        **_judge(scores, id_name, others, resamples, seed),
+        "skipped": skipped,
+        "histograms": {score: _histogram(values) for score, values in scores.items()},
+        "roc": {
+            score: {name: _curve(values[id_name], values[name]) for name in others} for score, values in scores.items()
+        },
+    }
+    if targets and outside:
+        results["shifted"] = {name: _judge(scores, name, outside, resamples, seed) for name in targets}
+    return results
+
+
+def _judge(scores: Scores, id_name: str, others: list[str], resamples: int, seed: int) -> dict[str, Any]:
+    """Figures of each score on each of the other sets, and their means."""
+    sets = {name: _figures(scores, id_name, name, resamples, seed) for name in others}
+    return {
+        "id": id_name,
+        "samples": len(next(iter(scores.values()))[id_name]),
+        "scores": list(scores),
+        "sets": sets,
+        "near_mean": _mean(sets, "near/", list(scores)),
+        "far_mean": _mean(sets, "far/", list(scores)),
+    }
+
+
+def log_figures(results: dict[str, Any], group: str = "ood") -> dict[str, float]:
+    """All figures under their log keys, ``ood/<set>/<score>/<figure>`` and ``ood/near_mean/<score>/<figure>``."""
+    groups = {**results["sets"], "near_mean": results["near_mean"], "far_mean": results["far_mean"]}
+    return {
+        f"{group}/{name}/{score}/{figure}": value
+        for name, figures in groups.items()
+        for score in results["scores"]
+        for figure, value in figures.get(score, {}).items()
+        if value is not None
+    }
+
+
+def auroc_table(results: dict[str, Any]) -> tuple[list[str], list[list[str | float | None]]]:
+    """Headings and rows of a table of AUROCs: scores down, OOD sets and their means across."""
+    groups = {**results["sets"], "near mean": results["near_mean"], "far mean": results["far_mean"]}
+    groups = {name: group for name, group in groups.items() if group}
+    rows = [[score, *(group[score]["auroc"] for group in groups.values())] for score in results["scores"]]
+    return ["score", *groups], rows
+
+
+def _figures(scores: Scores, id_name: str, name: str, resamples: int, seed: int) -> dict[str, Any]:
+    pairs = {score: (values[id_name], values[name]) for score, values in scores.items()}
+    figures: dict[str, Any] = {"samples": len(next(iter(pairs.values()))[1])}
+    inside, outside = zip(*pairs.values(), strict=True)
+    resampled = bootstrap_aurocs(list(inside), list(outside), resamples, seed) if resamples else None
+    for row, (score, (id_scores, ood_scores)) in enumerate(pairs.items()):
+        low, high = (None, None) if resampled is None else bootstrap_interval(resampled[row])
+        point = detection_figures(id_scores, ood_scores)
+        figures[score] = {"auroc": point.pop("auroc"), "auroc_low": low, "auroc_high": high, **point}
+    return figures
+
+
+def _mean(sets: dict[str, Any], prefix: str, scores: list[str]) -> dict[str, dict[str, float]]:
+    """Unweighted means over the sets of one kind; samples of different sets are never pooled."""
+    kind = [figures for name, figures in sets.items() if name.startswith(prefix)]
+    if not kind:
+        return {}
+    return {
+        score: {figure: float(np.mean([figures[score][figure] for figures in kind])) for figure in MEAN_FIGURES}
+        for score in scores
+    }
+
+
+def _histogram(values: dict[str, Floats], bins: int = 60) -> dict[str, Any]:
+    """Counts over common edges. A few outliers must not squeeze all else into a bin: the end bins are open."""
+    ends = np.array([np.quantile(scores, [0.005, 0.995]) for scores in values.values()])
+    low, high = float(ends[:, 0].min()), float(ends[:, 1].max())
+    if not low < high:
+        low, high = low - 0.5, high + 0.5
+    edges = np.linspace(low, high, bins + 1)
+    counts = {name: np.histogram(scores.clip(low, high), edges)[0].tolist() for name, scores in values.items()}
+    return {"edges": edges.tolist(), "counts": counts}
+
+
+def _curve(id_scores: Floats, ood_scores: Floats) -> dict[str, list[float]]:
+    fpr, tpr = roc_points(roc(id_scores, ood_scores))
+    return {"fpr": fpr.round(5).tolist(), "tpr": tpr.round(5).tolist()}

@@ -1,0 +1,31 @@
+"""Calibration of regressors: CRPS, quantiles, intervals, isotonic recalibration."""
+
+from .callback import RegressionCalibration
+from .metrics import (
+    Recalibration,
+    crps_histogram,
+    crps_laplace,
+    crps_normal,
+    crps_normal_mixture,
+    expected_calibration_error_by_chance,
+    fit_recalibration,
+    interval_score,
+    pit_histogram,
+    quantile_calibration_error,
+    quantile_coverage,
+)
+
+__all__ = [
+    "Recalibration",
+    "RegressionCalibration",
+    "crps_histogram",
+    "crps_laplace",
+    "crps_normal",
+    "crps_normal_mixture",
+    "expected_calibration_error_by_chance",
+    "fit_recalibration",
+    "interval_score",
+    "pit_histogram",
+    "quantile_calibration_error",
+    "quantile_coverage",
+]

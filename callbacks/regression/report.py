@@ -1,0 +1,101 @@
+"""The section on the predictive distributions of a regressor."""
+
+from collections.abc import Iterator, Mapping
+from html import escape
+from typing import Any
+
+from ..report.summary import Record
+from ..shared.html import Figures, Runs, details, gallery, number, per_run, section, table
+from .figures import fan_figure, pit_figure, quantile_figure
+
+NOTE = (
+    "In the units of the label. “After” is the distribution function R(F(y)), with R an isotonic regression of F at "
+    "the labels of the validation data. Calibration: the share of labels below each predicted quantile, on the dashed "
+    "diagonal for a calibrated forecaster. PIT: F at the labels, evenly spread for a calibrated forecaster; high ends "
+    "mean too narrow, a high middle too wide. The grey bands hold 95% of what a perfect forecaster would show on so "
+    "many labels. Intervals: test rows sorted by prediction (line), with their labels (dots) and central intervals, "
+    "whose mean width and Winkler score stand in the table."
+)
+FIGURES = {
+    "rmse": "RMSE of the mean",
+    "mae": "MAE of the mean",
+    "crps": "CRPS",
+    "nll": "NLL in nats",
+    "qce": "QCE (mean absolute, 99 levels)",
+    "qce_squared": "QCE (mean squared, 99 levels)",
+    "sharpness": "Sharpness (mean standard deviation)",
+}
+
+
+def regression_section(runs: Runs, draw: Figures) -> str:
+    """For each run the calibration curve, the PIT histogram, the fans, and tables of all figures."""
+    judged = {name: record for name, record in runs.items() if record.get("regression")}
+    if not judged:
+        return ""
+
+    def judgement(record: Record) -> str:
+        results = record["regression"]
+        return _intervals(results) + _law(results) + gallery(_pictures(results, draw), "pairs")
+
+    return section(
+        "Predictive distributions",
+        NOTE,
+        per_run(judged, judgement),
+        details("All figures", per_run(judged, lambda record: _figures(record["regression"]))),
+    )
+
+
+def _parts(results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {name: results[name] for name in ("before", "after") if results.get(name)}
+
+
+def _pictures(results: Mapping[str, Any], draw: Figures) -> Iterator[str]:
+    yield draw(quantile_figure(results), "share of labels below predicted quantiles", "Calibration")
+    yield draw(pit_figure(results), "histogram of the PIT", "PIT")
+    for part in _parts(results):
+        label = f"predictions, intervals and labels {part} recalibration"
+        yield draw(fan_figure(results, [part]), label, f"Intervals {part} recalibration")
+
+
+def _law(results: Mapping[str, Any]) -> str:
+    text = f"Family of the predictive distributions: {results['law']}; {results['samples']:,} test labels"
+    if fit := results.get("recalibration"):
+        text += f"; recalibrated on {fit['samples']:,} validation labels"
+    return f'<p class="note">{escape(text)}.</p>'
+
+
+def _intervals(results: Mapping[str, Any]) -> str:
+    parts = _parts(results)
+    head = ["interval"]
+    for what in ("coverage", "width", "Winkler"):
+        head += [f"{what} {part}" if len(parts) > 1 else what for part in parts]
+    rows = []
+    for index, level in enumerate(results["levels"]):
+        cells = f"<th>{100 * level:g}%</th>"
+        for what in ("coverage", "width", "winkler"):
+            for part in parts.values():
+                value = part["intervals"][what][index]
+                shown = f"{100 * value:.1f}%" if what == "coverage" else number(value, None)
+                cells += f"<td>{shown}</td>"
+        rows.append(cells)
+    return table(head, rows)
+
+
+def _figures(results: Mapping[str, Any]) -> str:
+    parts = _parts(results)
+    rows = []
+    for key, label in FIGURES.items():
+        cells = f"<th>{escape(label)}</th>"
+        for part in parts.values():
+            error = part.get(f"{key}_error")
+            spread = "" if error is None else f"<small>± {number(error, None)}</small>"
+            shown = number(part[key], None)
+            if key == "nll" and part["zero_density"]:
+                shown, spread = "∞", f"<small>density 0 at {part['zero_density']:,} labels</small>"
+            cells += f"<td>{shown}{spread}</td>"
+        rows.append(cells)
+    chance = f"{number(results['qce_by_chance'], None)} by chance on {results['samples']:,} labels"
+    if fit := results.get("recalibration"):
+        chance += f", {number(fit['qce_by_chance'], None)} with a map fitted on {fit['samples']:,} more"
+    note = f'<p class="note">± one standard error. A perfect forecaster would have a QCE of {escape(chance)}.</p>'
+    return table(["", *parts], rows) + note

@@ -1,0 +1,184 @@
+"""Data module of semi-supervised training; a training batch is ``{"labelled": (x, y), "unlabelled": x}``."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+from sklearn.utils import check_random_state
+from torch.utils.data import DataLoader, DistributedSampler
+
+from .base import ImageDataModule
+from .image_set import ImageSet, UnlabelledSet
+
+
+class RestartingSampler(DistributedSampler[int]):
+    """Parts of one shuffled order for each process, another order whenever it begins anew.
+
+    Lightning gives every shuffled loader of several processes a DistributedSampler with one and the same seed: two
+    loaders over as many images would read them in the same order, and one that begins anew within an epoch would
+    repeat itself. It leaves a DistributedSampler that is there already alone, apart from ``set_epoch``. The order
+    follows from the seed of ``seed_everything``, the epoch and the number of the pass within it: all processes agree
+    on it without exchange, and a
+    resumed run goes on with the orders it would have had.
+
+    Args:
+        images: The set to read.
+        num_replicas: Number of processes.
+        rank: Number of this process.
+    """
+
+    def __init__(self, images: ImageSet | UnlabelledSet, num_replicas: int, rank: int) -> None:
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # what Lightning takes for its own: the same on all ranks
+        super().__init__(images, num_replicas, rank, seed=seed, drop_last=True)
+        self.size, self.passes = len(images), 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Counts the passes from 0 in a new epoch; Lightning may name the same one twice."""
+        if epoch != self.epoch:
+            self.passes = 0
+        super().set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, int]:
+        """The number of the next pass within the epoch."""
+        return {"passes": self.passes}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on with that pass."""
+        self.passes = state_dict["passes"]
+
+    def __iter__(self) -> Iterator[int]:
+        """The indices of this process in the next pass; the parts are disjoint and of one size."""
+        # Hashed, for a sum of the three would be the seed of one of Lightning's orders.
+        words = np.random.SeedSequence([self.seed, self.epoch, self.passes]).generate_state(1, np.uint64)
+        self.passes += 1
+        generator = torch.Generator().manual_seed(int(words[0]) % 2**63)
+        order = torch.randperm(self.size, generator=generator)
+        return iter(order[self.rank : self.total_size : self.num_replicas].tolist())
+
+
+def sampler_shares(trainer: Trainer | None) -> dict[str, int]:
+    """``num_replicas`` and ``rank`` where Lightning would put its own sampler into loaders; empty elsewhere."""
+    # Lightning has no public name for its switch.
+    if trainer is None or not trainer._accelerator_connector.use_distributed_sampler:
+        return {}
+    return trainer.distributed_sampler_kwargs or {}
+
+
+class SemiSupervisedDataModule(LightningDataModule):
+    """Feeds two different minibatches a step: a labelled one for p(y|x) and an unlabelled one for p(x).
+
+    Two loaders run over the same training images, shuffled independently, on one process and on several, which share
+    out either order. An epoch is one pass over the unlabelled images; the labelled loader begins anew, in another
+    order, whenever it ends. Validation, test, prediction and the transforms are those of the wrapped data module, and
+    batches there are ``(x, y)``.
+    """
+
+    def __init__(self, data: ImageDataModule, labels_per_class: int | None = None, seed: int = 0) -> None:
+        """Wraps a data module.
+
+        Args:
+            data: Any image data module of this package or a subclass of one.
+            labels_per_class: Labelled images of each class, chosen once; None for all. With fewer labelled images
+                than a batch has, a labelled batch is all of them.
+            seed: Seed of the choice of the labelled images.
+
+        Raises:
+            TypeError: ``data`` is not an image data module.
+            ValueError: ``labels_per_class`` is less than 1, or ``data`` has ``classes_per_batch``.
+        """
+        super().__init__()
+        if not isinstance(data, ImageDataModule):
+            raise TypeError(f"data must be an image data module such as DigitsDataModule, got {type(data).__name__}")
+        if labels_per_class is not None and labels_per_class < 1:
+            raise ValueError(f"labels_per_class must be at least 1 or None, got {labels_per_class}")
+        if data.classes_per_batch is not None:
+            raise ValueError(f"classes_per_batch={data.classes_per_batch} is not for semi-supervised batches")
+        self.data, self.labels_per_class, self.seed = data, labels_per_class, seed
+        wrapped = {"class_path": type(data).__name__, **data.hparams}
+        self.save_hyperparameters({"data": wrapped, "labels_per_class": labels_per_class, "seed": seed}, logger=False)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return self.data.num_classes
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self.data.image_shape
+
+    @property
+    def test_sets(self) -> tuple[str, ...]:
+        """Names of the test sets in the order of ``test_dataloader``."""
+        return self.data.test_sets
+
+    def prepare_data(self) -> None:
+        """Downloads what is missing if the wrapped data module is to."""
+        self.data.prepare_data()
+
+    def setup(self, stage: str) -> None:
+        """Reads the sets of a stage, unless they have been read."""
+        self.data.trainer = self.trainer
+        self.data.setup(stage)
+
+    def train_dataloader(self) -> dict[str, DataLoader]:
+        """The two loaders; Lightning combines them in the mode ``max_size_cycle``.
+
+        On one device both are plainly shuffled, by draws of their own from torch's generator. Under a strategy of
+        several processes Lightning puts its sampler into the unlabelled one; the labelled one has a sampler already.
+
+        Raises:
+            ValueError: A class has fewer than ``labels_per_class`` images, or ``batch_size`` is too large.
+        """
+        train, _ = self.data.fit_sets()
+        labelled = self.labelled_set(train)
+        size = max(1, min(self.data.batch_size, len(labelled) // self.data.processes))
+        shares = sampler_shares(self.trainer)
+        sampler = RestartingSampler(labelled, **shares) if shares else None
+        return {
+            "labelled": self.data.loader(labelled, size, train=True, sampler=sampler),
+            "unlabelled": self.data.loader(UnlabelledSet(train.images), self.data.batch_size, train=True),
+        }
+
+    def labelled_set(self, train: ImageSet) -> ImageSet:
+        """The images whose labels may be used: ``labels_per_class`` of each class, drawn with ``seed``."""
+        if self.labels_per_class is None:
+            return train
+        random, chosen = check_random_state(self.seed), []
+        for label in range(self.num_classes):
+            members = (train.labels == label).nonzero().view(-1)
+            if len(members) < self.labels_per_class:
+                raise ValueError(
+                    f"labels_per_class={self.labels_per_class}, but class {label} has {len(members)} training images"
+                )
+            chosen.append(members[torch.from_numpy(random.permutation(len(members))[: self.labels_per_class])])
+        indices = torch.cat(chosen)
+        return ImageSet(train.images[indices], train.labels[indices])
+
+    def val_dataloader(self) -> Any:
+        """The wrapped data module's."""
+        return self.data.val_dataloader()
+
+    def test_dataloader(self) -> list[DataLoader]:
+        """The wrapped data module's, in the order of ``test_sets``."""
+        return self.data.test_dataloader()
+
+    def predict_dataloader(self) -> DataLoader:
+        """The wrapped data module's."""
+        return self.data.predict_dataloader()
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Transforms the images of either batch on the device, each with draws of its own."""
+        self.data.trainer = self.trainer
+        if not isinstance(batch, dict):
+            return self.data.on_after_batch_transfer(batch, dataloader_idx)
+        training = self.trainer is not None and self.trainer.training
+        augment = training and self.data.augment
+        images, labels = batch["labelled"]
+        return {
+            "labelled": (self.data.transform(images, augment, cut=training), labels),
+            "unlabelled": self.data.transform(batch["unlabelled"], augment, cut=training),
+        }

@@ -1,0 +1,1 @@
+"""What several data modules use: augmentation, collation, samplers, reading of pictures."""

@@ -1,0 +1,1 @@
+"""What `train.py` adds to Lightning's command line."""

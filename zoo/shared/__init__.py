@@ -1,0 +1,1 @@
+"""What several papers use: batches, losses, evaluation, schedules, arguments, processes, checkpoints, networks."""
