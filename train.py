@@ -40,6 +40,8 @@ try:
     from zoo.command_line import messages as errors
     from zoo.command_line import parser as cli
     from zoo.command_line import resume as last
+    from zoo.command_line import trained
+    from zoo.command_line.saved_config import SaveConfig
 except ImportError as error:
     hiding = sys.modules.get(error.name or "")
     if hiding is None or error.name not in ("zoo", "callbacks", "datamodules"):
@@ -68,7 +70,7 @@ class ZooCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Take from the data what only the data know; whoever lacks such an argument is skipped quietly."""
         cli.whole_numbers_first(parser)
-        for name in cli.FROM_DATA:
+        for name in trained.FROM_DATA:
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -87,7 +89,7 @@ class ZooCLI(LightningCLI):
         subcommand, self.trained = self.config.get("subcommand"), {}
         cli.check_run(self.config[subcommand] if subcommand else self.config)
         if subcommand:
-            cli.insist_on_weights_only(self.config[subcommand])
+            trained.insist_on_weights_only(self.config[subcommand])
         if subcommand == "fit" and self.config.fit.get("ckpt_path") in (None, "last"):
             last.go_on(self.config.fit, requeued_from(self.config.fit.trainer.default_root_dir))
         if subcommand and self.config[subcommand].get("ckpt_path") == "last":
@@ -95,7 +97,7 @@ class ZooCLI(LightningCLI):
         if subcommand and (path := self.config[subcommand].get("ckpt_path")):
             model = self.config[subcommand].model.class_path
             given = self.config[subcommand].model.get("init_args", {})
-            self.trained = cli.trained_arguments(path, model, self.flags, given)
+            self.trained = trained.trained_arguments(path, model, self.flags, given)
             found = {"model": {"class_path": model, "init_args": self.trained}}
             self.config = self.parser.parse_object({subcommand: found}, self.config)
         elif subcommand and subcommand != "fit":
@@ -124,7 +126,7 @@ class ZooCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Refuse data of another kind than the checkpoint's."""
-        cli.check_data(self.trained, self.datamodule)
+        trained.check_data(self.trained, self.datamodule)
 
 
 def starting_points(flags: dict[str, str]) -> list[str]:
@@ -136,7 +138,7 @@ def starting_points(flags: dict[str, str]) -> list[str]:
         recipe = Path(inspect.getfile(getattr(zoo, paper))).with_name("recipe.yaml")
         own = recipe.with_name(f"recipe_{paper}.yaml")  # of a module that learns from other data than its folder's
         found.append(f"--config={own if own.exists() else recipe}")
-    if "--data" not in flags and (data := cli.trained_data(flags.get("--ckpt_path"), flags.get("--model", ""))):
+    if "--data" not in flags and (data := trained.trained_data(flags.get("--ckpt_path"), flags.get("--model", ""))):
         found.append(f"--config={json.dumps({'data': data})}")
     return found
 
@@ -153,7 +155,7 @@ def main(args: ArgsType = None, run: bool = True) -> ZooCLI:
             auto_configure_optimizers=False,
             seed_everything_default=0,
             trainer_defaults={"callbacks": [CleanStop(), EndTogether(), KeptLogs()]},
-            save_config_callback=cli.SaveConfig,
+            save_config_callback=SaveConfig,
             save_config_kwargs={"save_to_log_dir": False},
             parser_class=cli.Parser,
             parser_kwargs={"description": "For example: train.py fit --model JEM", **usages},

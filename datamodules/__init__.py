@@ -16,7 +16,6 @@ Those for regression offer ``num_features``, ``target_name`` and ``test_sets``, 
 
 from .adaptation.moons import MoonsDataModule
 from .adaptation.pairs import AdaptationDataModule
-from .factors.base import SpritesDataModule
 from .factors.published import (
     Cars3DDataModule,
     DSpritesDataModule,
@@ -24,6 +23,7 @@ from .factors.published import (
     Shapes3DDataModule,
     SmallNORBDataModule,
 )
+from .factors.sprites import SpritesDataModule
 from .images.folder import ImageFolderDataModule
 from .images.mnistm import DigitsMDataModule, MNISTMDataModule
 from .images.office31 import Office31DataModule

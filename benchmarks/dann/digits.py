@@ -13,7 +13,6 @@ once, and ``--table`` prints what there is.
 """
 
 import argparse
-import json
 import logging
 import math
 import os
@@ -37,10 +36,8 @@ from datamodules import (
 from datamodules.images.mnistm import BlendedDigitsDataModule
 from zoo import DANN
 
-from ..jem.digits import print_table, spread
+from ..shared.runs import Record, keep, kept, print_table, spread
 from ..shared.timing import now, print_machine
-
-Record = dict[str, Any]
 
 PAIRS: dict[str, tuple[Any, Any, Record]] = {  # source, target, the shape to which both are brought
     "mnist_mnistm": (MNISTDataModule, MNISTMDataModule, {"channels": 3}),
@@ -142,28 +139,6 @@ def path_of(pair: str, method: str, seed: int, folder: Path) -> Path:
     """The file of a run."""
     name = method.lower().replace(" ", "_").replace("+", "_")
     return folder / pair / f"{name}_seed{seed}.json"
-
-
-def kept(path: Path, expected: Record) -> Record | None:
-    """A run that was made before, if there is one.
-
-    Raises:
-        SystemExit: It was made with other settings.
-    """
-    if not path.exists():
-        return None
-    record = json.loads(path.read_text(encoding="utf-8"))
-    if record["settings"] != expected:
-        raise SystemExit(f"{path} was made with {record['settings']}, not {expected}: give another --folder")
-    return record
-
-
-def keep(path: Path, record: Record) -> None:
-    """Write a run's file in one go: whoever reads it meanwhile finds all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    unfinished.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    unfinished.replace(path)
 
 
 def pick(evaluations: list[dict[str, float]], monitor: str) -> float:

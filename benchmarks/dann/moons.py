@@ -21,9 +21,8 @@ from datamodules import MoonsDataModule
 from train import main as train
 from zoo import DANN
 
-from ..jem.digits import print_table, spread
+from ..shared.runs import keep, print_table, spread
 from ..shared.timing import now, print_machine
-from .digits import keep
 
 SETTINGS = Path(__file__).resolve().parents[2] / "zoo" / "dann" / "paper_moons.yaml"
 METHODS = {"NN, the control": "none", "DANN": "dann"}

@@ -29,10 +29,11 @@ import yaml
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.images.image_set import ImageSet, UnlabelledSet, as_is
+from datamodules.images.image_set import ImageSet, UnlabelledSet
+from datamodules.shared.collate import as_is
 from train import main as train
 
-from ..jem.digits import print_table
+from ..shared.runs import print_table
 
 Setting = dict[str, Any]
 QUIET = [

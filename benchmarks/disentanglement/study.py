@@ -37,8 +37,7 @@ from callbacks.disentanglement.metrics.udr import udr
 from callbacks.shared.html import duration
 from datamodules import SpritesDataModule
 
-from ..dann.digits import keep, kept
-from ..jem.digits import print_table
+from ..shared.runs import keep, kept, print_table
 from ..shared.timing import print_machine
 from .page import study_page
 from .tables import (

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..jem.digits import spread
+from ..shared.runs import spread
 
 Record = dict[str, Any]
 Floats = NDArray[np.float64]

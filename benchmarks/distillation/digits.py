@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..jem.digits import figures, print_table, run
+from ..shared.runs import figures, print_table, run
 from ..shared.timing import print_machine
 
 

@@ -26,7 +26,7 @@ import zoo
 from callbacks import RegressionCalibration
 from datamodules import UCIRegressionDataModule
 
-from ..jem.digits import print_table
+from ..shared.runs import print_table
 from ..shared.timing import print_machine
 
 TABLES = ("diabetes", "concrete", "energy", "wine-quality-red", "naval-propulsion-plant", "power-plant", "bike-sharing")

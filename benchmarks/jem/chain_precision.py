@@ -12,8 +12,8 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
+from ..shared.runs import print_table, run, spread
 from ..shared.timing import print_machine
-from .digits import print_table, run, spread
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:

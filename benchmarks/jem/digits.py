@@ -5,88 +5,16 @@ Both are trained by their recipes and judged on the same test sets. The folder h
 """
 
 import argparse
-import json
 import os
-import statistics
-import time
 from pathlib import Path
 from typing import Any
 
-import lightning as L
-from lightning.pytorch.loggers import WandbLogger
+from callbacks.report import render
 
-from callbacks.report import load_record, render
-from train import main as train
-
+from ..shared.runs import figures, print_table, run, spread
 from ..shared.timing import print_machine
 
 MODELS = ("JEM", "Classifier")
-
-
-def run(model: str, seed: int, folder: Path, *overrides: str) -> tuple[dict[str, Any], L.LightningModule]:
-    """Train one model by its recipe, test its last weights, and return the record of the run and the module.
-
-    Args:
-        model: Name of a class of the zoo.
-        seed: Seed of everything.
-        folder: Where all files of the run go.
-        overrides: Further arguments of the command line.
-
-    Returns:
-        The content of the run's ``report.json``, and the trained module.
-    """
-    loggers = [
-        {"class_path": "CSVLogger", "init_args": {"save_dir": str(folder), "name": "", "version": ""}},
-        {
-            "class_path": "WandbLogger",
-            "init_args": {"save_dir": str(folder), "project": "zoo-digits", "name": folder.name, "offline": True},
-        },
-    ]
-    command = ["fit", "--model", model, *overrides, f"--seed_everything={seed}"]
-    print(f"\npython train.py {' '.join(command)}", flush=True)
-    start = time.perf_counter()
-    places = [f"--trainer.default_root_dir={folder}", f"--trainer.logger={json.dumps(loggers)}"]
-    cli = train([*command, *places])
-    trainer: L.Trainer = cli.trainer
-    trained = time.perf_counter()
-    trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path="last", verbose=False)
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            logger.experiment.finish()  # else the next W&B logger of this process would go on with this run
-    print(f"{model}: trained in {trained - start:.0f} s, judged in {time.perf_counter() - trained:.0f} s")
-    return load_record(folder), cli.model
-
-
-def spread(values: list[float | None], digits: int = 4) -> str:
-    """Mean of a figure over the seeds, with its standard deviation where there are several."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return "-"
-    mean = f"{statistics.mean(known):.{digits}f}"
-    return mean if len(known) == 1 else f"{mean} ± {statistics.stdev(known):.{digits}f}"
-
-
-def print_table(rows: list[list[str]]) -> None:
-    """Print aligned columns; the first row is the head."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print(
-            "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-        )
-
-
-def figures(records: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
-    """Accuracy, NLL and ECE of each model, before and after temperature."""
-    rows = [["", *records]]
-    for title, stage, key in [
-        ("accuracy", "before", "accuracy"),
-        ("NLL", "before", "nll"),
-        ("NLL after temperature", "after", "nll"),
-        ("ECE (15 bins)", "before", "ece"),
-        ("ECE after temperature", "after", "ece"),
-    ]:
-        rows.append([title, *(spread([r["calibration"][stage][key] for r in runs]) for runs in records.values())])
-    return rows
 
 
 def detection(records: dict[str, list[dict[str, Any]]]) -> list[list[str]]:

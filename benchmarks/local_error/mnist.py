@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..jem.digits import figures, print_table, run, spread
+from ..shared.runs import figures, print_table, run, spread
 from ..shared.timing import print_machine
 
 SETTINGS = Path(__file__).resolve().parents[2] / "zoo" / "local_error" / "paper_mnist.yaml"

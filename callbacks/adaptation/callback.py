@@ -8,9 +8,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from torch.utils.data import DataLoader
 
-from ..runs.randomness import preserved_random_state
-from ..shared.collect import data_module
+from ..shared.batches import data_module
 from ..shared.loggers import log_figure
+from ..shared.random_state import preserved_random_state
 from . import validators
 from .density_ratio import density_ratio
 from .domains import (

@@ -10,7 +10,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..shared.collect import Collector, data_module, labelled_batch, to_table
+from ..shared.batches import data_module, labelled_batch, to_table
+from ..shared.collect import Collector
 from ..shared.loggers import log_figure
 from .decision_figure import decision_regions_figure
 from .domains import check_module, domain_features, find_domains

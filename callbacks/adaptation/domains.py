@@ -12,20 +12,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from ..calibration.metrics import nll
-from ..runs.randomness import preserved_random_state
-from ..shared.collect import (
-    Collector,
-    Table,
-    batch_inputs,
-    batch_logits,
-    check_logits,
-    data_module,
-    flatten_loaders,
-    gather_rows,
-    is_labelled,
-    to_table,
-)
-from ..shared.held_out import find_loader, first_loader, has_known_sampler, run_through
+from ..shared.batches import batch_inputs, batch_logits, check_logits, data_module, is_labelled, to_table
+from ..shared.collect import Collector, Table, gather_rows
+from ..shared.held_out import find_loader, first_loader, run_through
+from ..shared.random_state import preserved_random_state
+from ..shared.samplers import flatten_loaders, has_known_sampler
 
 TARGET = "target/"
 

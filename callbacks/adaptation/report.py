@@ -4,8 +4,7 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
 
-from ..report.summary import Record
-from ..shared.html import Figures, Runs, gallery, number, per_run, section, table
+from ..shared.html import Figures, Record, Runs, gallery, number, per_run, section, table
 from .figures import domains_figure
 
 PNG = "data:image/png;base64,"

@@ -9,21 +9,13 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..shared.collect import (
-    Collector,
-    Table,
-    batch_logits,
-    check_logits,
-    data_module,
-    fingerprints,
-    flatten_loaders,
-    is_labelled,
-    labelled_batch,
-)
+from ..shared.batches import batch_logits, check_logits, data_module, fingerprints, is_labelled, labelled_batch
+from ..shared.collect import Collector, Table
 from ..shared.held_out import find_loader, refuse_same_data, refuse_same_samples, run_through
 from ..shared.loggers import log_figure, log_table
-from ..shared.style import reliability_figure
+from ..shared.samplers import flatten_loaders
 from . import metrics
+from .figures import reliability_figure
 
 FIGURES = ("accuracy", "nll", "brier", "ece", "rmsce", "mce", "ace", "classwise_ece", "aurc", "mean_confidence")
 

@@ -1,12 +1,12 @@
 """The section on calibration, before and after temperature, and before and after a shift."""
 
+import math
 from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
 
-from ..report.summary import Record
-from ..shared.html import Figures, Runs, details, gallery, number, per_run, section, table
-from ..shared.style import reliability_figure
+from ..shared.html import Figures, Record, Runs, Value, details, gallery, number, per_run, section, table
+from .figures import reliability_figure
 
 FIGURES = {
     "accuracy": "Accuracy",
@@ -75,3 +75,47 @@ def _table(record: Record) -> str:
         if first.get(key) is not None
     ]
     return table(["", *columns], rows, "many" if shifted else "")
+
+
+def accuracy_value(judged: Mapping[str, Any]) -> Value:
+    """Accuracy on a set, before temperature, with its standard error smoothed by Laplace's rule."""
+    accuracy, samples = judged["before"]["accuracy"], judged["samples"]
+    smoothed = (accuracy * samples + 1) / (samples + 2)
+    return Value(accuracy, math.sqrt(smoothed * (1 - smoothed) / samples))
+
+
+def ece_value(part: Mapping[str, Any]) -> Value:
+    """ECE before or after temperature, with its standard error."""
+    return Value(part["ece"], ece_error(part["diagram"]))
+
+
+def ece_error(diagram: Mapping[str, Any]) -> float:
+    """Standard error of ECE, to first order and for given bins.
+
+    The root of sum_m n_m a_m (1 - a_m) / N^2 with a_m the accuracy of a bin, smoothed by Laplace's rule so that
+    a bin without a mistake is not taken for certain.
+    """
+    total = sum(diagram["count"])
+    variance = 0.0
+    for count, accuracy in zip(diagram["count"], diagram["accuracy"], strict=True):
+        if count:
+            smoothed = (accuracy * count + 1) / (count + 2)
+            variance += count * smoothed * (1 - smoothed)
+    return math.sqrt(variance) / total
+
+
+def calibration_sentence(calibration: Mapping[str, Any], values: Mapping[str, Value]) -> str:
+    """What temperature scaling changed, in one sentence."""
+    before, ece = calibration["before"], values["ece"]
+    gap = before["mean_confidence"] - before["accuracy"]
+    if abs(gap) <= 1.96 * values["accuracy"].error:
+        tendency = "confidence matches accuracy on average"
+    else:
+        tendency = "over-confident" if gap > 0 else "under-confident"
+    text = f"{tendency} before temperature (confidence {before['mean_confidence']:.3f}, accuracy "
+    text += f"{before['accuracy']:.3f}, ECE {ece.value:.4f})"
+    if "ece_after" not in values:
+        return f"{text[0].upper()}{text[1:]}; no temperature was fitted."
+    after = values["ece_after"].value
+    change = "lowers ECE to" if after < ece.value else "does not help: ECE becomes"
+    return f"{text[0].upper()}{text[1:]}; T\u00a0=\u00a0{calibration['temperature']:.2f} {change} {after:.4f}."

@@ -10,9 +10,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 from torch import distributed
 from tqdm import tqdm
 
-from ..runs.randomness import preserved_random_state
-from ..shared.collect import data_module
+from ..shared.batches import data_module
 from ..shared.loggers import log_table
+from ..shared.random_state import preserved_random_state
 from .metrics.checks import varying
 from .metrics.downstream import FOLDS, SIZES
 from .metrics.encoding import Encoding

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
-from ..runs.randomness import preserved_random_state
-from ..shared.collect import batch_inputs
+from ..shared.batches import batch_inputs
 from ..shared.loggers import log_figure, log_images, to_uint8
+from ..shared.random_state import preserved_random_state
 from .callback import DisentanglementEvaluation
 from .latents_figure import (
     information_shares,

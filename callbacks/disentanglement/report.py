@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..report.summary import Record
-from ..shared.html import Figures, Runs, gallery, number, per_run, section, table
+from ..shared.html import Figures, Record, Runs, gallery, number, per_run, section, table
 from ..shared.loggers import figure_png, png
 from .latents_figure import information_shares, kl_figure, reconstruction_grid, traversals_figure
 from .metrics.information import BINS

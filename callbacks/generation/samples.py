@@ -7,8 +7,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from ..runs.randomness import preserved_random_state
 from ..shared.loggers import log_images, tile, to_uint8
+from ..shared.random_state import preserved_random_state
 
 
 class SampleGrid(Callback):

@@ -10,11 +10,13 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..shared.collect import Collector, Table, batch_inputs, batch_logits, data_module, flatten_loaders, to_table
+from ..shared.batches import batch_inputs, batch_logits, data_module, to_table
+from ..shared.collect import Collector, Table
 from ..shared.held_out import find_loader, run_through
 from ..shared.loggers import log_figure, log_table
-from ..shared.style import auroc_heatmap_figure, roc_figure, score_histogram_figure
+from ..shared.samplers import flatten_loaders
 from .choice import BUILT_IN, COLUMN, FITTED, NEED_FEATURES, Choice, choose, score_tables
+from .figures import auroc_heatmap_figure, roc_figure, score_histogram_figure
 from .results import auroc_table, evaluate, log_figures
 from .scores import odin
 

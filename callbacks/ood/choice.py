@@ -13,7 +13,8 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from ..shared.collect import Table, check_logits
+from ..shared.batches import check_logits
+from ..shared.collect import Table
 from .feature_scores import (
     HEAD_SCORES,
     Score,

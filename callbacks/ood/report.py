@@ -1,13 +1,12 @@
 """The section on out-of-distribution detection."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from ..report.summary import Record, best_score, head_to_head
-from ..shared.html import Figures, Runs, details, gallery, number, per_run, section, table
-from ..shared.style import cell_value, ood_columns, roc_figure, score_histogram_figure
+from ..shared.html import Figures, Record, Runs, details, gallery, listed, number, per_run, section, table
+from .figures import cell_value, ood_columns, roc_figure, score_histogram_figure
 
 
 def ood_section(runs: Runs, draw: Figures) -> str:
@@ -130,3 +129,75 @@ def _score_figures(ood: Mapping[str, Any], draw: Figures) -> str:
     shown = gallery(both(best), "pairs") if best else ""
     others = gallery((figure for score in rest for figure in both(score)), "pairs")
     return shown + details(f"Distributions and ROC curves of {len(rest)} more scores", others)
+
+
+def ood_sets(ood: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Figures by OOD set: a shifted test set is none."""
+    return {name: figures for name, figures in ood["sets"].items() if not name.startswith("target/")}
+
+
+def best_score(ood: Mapping[str, Any]) -> str | None:
+    """The score with the largest AUROC on average over the OOD sets, chosen with hindsight.
+
+    Over the shifted test sets where there are no others.
+    """
+    sets = ood_sets(ood) or ood["sets"]
+
+    def mean(score: str) -> float:
+        return sum(cell_value(figures, score) for figures in sets.values())
+
+    known = [score for score in ood["scores"] if sets and not math.isnan(mean(score))]
+    return max(known, key=mean, default=None)
+
+
+def best_on_set(figures: Mapping[str, Any], scores: Sequence[str]) -> tuple[str, Mapping[str, float]] | None:
+    """The score with the largest AUROC on one set, and its figures."""
+    known = [(score, figures[score]) for score in scores if (figures.get(score) or {}).get("auroc") is not None]
+    return max(known, key=lambda item: item[1]["auroc"], default=None)
+
+
+def interval(figures: Mapping[str, Any]) -> tuple[float, float]:
+    """The bootstrap interval of an AUROC, or the AUROC itself where none was drawn."""
+    low, high = figures.get("auroc_low"), figures.get("auroc_high")
+    return (figures["auroc"], figures["auroc"]) if low is None or high is None else (low, high)
+
+
+def head_to_head(records: Mapping[str, Record]) -> dict[str, tuple[dict[str, tuple[str, Any]], str | None]]:
+    """For each OOD set that all runs have: each run's best score, and the run that wins (``None``: a tie)."""
+    table = {}
+    sets = [list(ood_sets(record.get("ood") or {"sets": {}})) for record in records.values()]
+    for name in sets[0] if sets else []:
+        best = {
+            label: best_on_set(record["ood"]["sets"][name], record["ood"]["scores"])
+            for label, record in records.items()
+            if name in (record.get("ood") or {"sets": {}})["sets"]
+        }
+        known = {label: entry for label, entry in best.items() if entry}
+        if len(known) == len(records):
+            first, *others = sorted(known, key=lambda label: known[label][1]["auroc"], reverse=True)
+            ahead = all(interval(known[first][1])[0] > interval(known[label][1])[1] for label in others)
+            table[name] = (known, first if ahead else None)
+    return table
+
+
+def warnings(ood: Mapping[str, Any]) -> list[str]:
+    """What a reader must know before he believes the scores."""
+    chance, inverted = [], []
+    for name, figures in ood_sets(ood).items():
+        best = best_on_set(figures, ood["scores"])
+        if best and interval(best[1])[0] <= 0.5:
+            chance.append(f"{name} (best {best[0]}, {best[1]['auroc']:.3f})")
+            continue
+        inverted += [
+            (figures[score]["auroc"], f"{score} on {name} ({figures[score]['auroc']:.2f})")
+            for score in ood["scores"]
+            if figures.get(score) and interval(figures[score])[1] < 0.5
+        ]
+    sentences = []
+    if chance:
+        sentences.append(f"No score is reliably better than chance on {listed(chance)}.")
+    if inverted:
+        worst = [text for _, text in sorted(inverted)]
+        more = [f"{len(worst) - 3} more"] if len(worst) > 3 else []
+        sentences.append(f"Below chance, OOD images look more familiar: {listed(worst[:3] + more)}.")
+    return sentences

@@ -10,9 +10,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..shared.collect import Collector, Table, data_module, fingerprints, flatten_loaders, has_targets, target_batch
+from ..shared.batches import data_module, fingerprints, has_targets, target_batch
+from ..shared.collect import Collector, Table
 from ..shared.held_out import find_loader, refuse_same_data, refuse_same_samples, run_through
 from ..shared.loggers import log_figure, log_table
+from ..shared.samplers import flatten_loaders
 from . import metrics
 from .figures import fan_figure, pit_figure, quantile_figure
 from .predictive import Law, law_of, recalibrated

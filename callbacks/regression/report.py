@@ -1,11 +1,11 @@
 """The section on the predictive distributions of a regressor."""
 
+import math
 from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
 
-from ..report.summary import Record
-from ..shared.html import Figures, Runs, details, gallery, number, per_run, section, table
+from ..shared.html import Figures, Record, Runs, details, formatted, gallery, number, per_run, section, table
 from .figures import fan_figure, pit_figure, quantile_figure
 
 NOTE = (
@@ -99,3 +99,36 @@ def _figures(results: Mapping[str, Any]) -> str:
         chance += f", {number(fit['qce_by_chance'], None)} with a map fitted on {fit['samples']:,} more"
     note = f'<p class="note">± one standard error. A perfect forecaster would have a QCE of {escape(chance)}.</p>'
     return table(["", *parts], rows) + note
+
+
+def regression_sentences(results: Mapping[str, Any], alone: bool) -> list[str]:
+    """What the errors and the calibration of a regressor say, in sentences."""
+    before, after, samples = results["before"], results.get("after"), results["samples"]
+    sentences = []
+    if alone:
+        error = "" if before["rmse_error"] is None else f" (± {1.96 * before['rmse_error']:.2g}, 95% interval)"
+        sentences.append(
+            f"RMSE {formatted(before['rmse'], None)}{error}, MAE {formatted(before['mae'], None)} and CRPS "
+            f"{formatted(before['crps'], None)} on {samples:,} test labels, in their units."
+        )
+    index = min(range(len(results["levels"])), key=lambda index: abs(results["levels"][index] - 0.9))
+    level, coverage = results["levels"][index], before["intervals"]["coverage"][index]
+    if abs(coverage - level) <= 1.96 * math.sqrt(level * (1 - level) / samples):
+        tendency = "what a perfect forecaster would show"
+    else:
+        tendency = "they are too narrow" if coverage < level else "they are too wide"
+    text = f"The {100 * level:g}% intervals hold {coverage:.1%} of the labels: {tendency}"
+    if after:
+        recalibrated, fit = after["intervals"]["coverage"][index], results["recalibration"]["samples"]
+        text += f"; recalibrated on {fit:,} validation labels they hold {recalibrated:.1%}"
+    sentences.append(f"{text}.")
+    text = f"Quantile calibration error {before['qce']:.4f} (by chance {results['qce_by_chance']:.4f})"
+    if after:
+        change = "lowers it to" if after["qce"] < before["qce"] else "does not help: it becomes"
+        chance = results["recalibration"]["qce_by_chance"]
+        text += f"; recalibration {change} {after['qce']:.4f} (by chance {chance:.4f})"
+    sentences.append(f"{text}.")
+    if none := before["zero_density"]:
+        verb = "label has" if none == 1 else "labels have"
+        sentences.append(f"{none:,} {verb} a predicted density of zero, so that the NLL is infinite.")
+    return sentences

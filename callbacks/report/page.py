@@ -7,12 +7,12 @@ from typing import Any
 from ..adaptation.report import adaptation_section
 from ..calibration.report import calibration_section
 from ..disentanglement.report import disentanglement_section
-from ..ood.report import ood_section
+from ..ood.report import best_score, ood_section
 from ..regression.report import regression_section
-from ..shared.html import Figures, Runs, details, document, duration, gallery, number, per_run, section, table
-from ..shared.style import curve_groups, learning_curves_figure
+from ..shared.html import Figures, Record, Runs, details, document, duration, gallery, number, per_run, section, table
 from ..similarity.report import similarity_section
-from .summary import SUMMARY, Record, best_score, names, summary
+from .curves import curve_groups, learning_curves_figure
+from .summary import SUMMARY, names, summary
 from .words import verdict
 
 

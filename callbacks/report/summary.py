@@ -5,16 +5,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..shared.style import cell_value, ood_columns
-
-Record = Mapping[str, Any]
-
-
-class Value(NamedTuple):
-    """A figure with its standard error (NaN where none is known)."""
-
-    value: float
-    error: float = math.nan
+from ..calibration.report import accuracy_value, ece_value
+from ..ood.figures import cell_value, ood_columns
+from ..ood.report import best_score
+from ..shared.html import Record, Value, formatted
 
 
 class Column(NamedTuple):
@@ -100,18 +94,6 @@ def summary(record: Record) -> dict[str, Value]:
     return values
 
 
-def accuracy_value(judged: Mapping[str, Any]) -> Value:
-    """Accuracy on a set, before temperature, with its standard error smoothed by Laplace's rule."""
-    accuracy, samples = judged["before"]["accuracy"], judged["samples"]
-    smoothed = (accuracy * samples + 1) / (samples + 2)
-    return Value(accuracy, math.sqrt(smoothed * (1 - smoothed) / samples))
-
-
-def ece_value(part: Mapping[str, Any]) -> Value:
-    """ECE before or after temperature, with its standard error."""
-    return Value(part["ece"], ece_error(part["diagram"]))
-
-
 def _mean(values: Sequence[Value]) -> Value:
     """The mean of figures of different samples."""
     error = math.hypot(*(value.error for value in values)) / len(values)
@@ -122,70 +104,6 @@ def _with_error(key: str, part: Mapping[str, Any], name: str) -> dict[str, Value
     """A figure and its standard error; nothing where it is infinite, which a record has as None."""
     value, error = part[name], part.get(f"{name}_error")
     return {} if value is None else {key: Value(value, math.nan if error is None else error)}
-
-
-def ece_error(diagram: Mapping[str, Any]) -> float:
-    """Standard error of ECE, to first order and for given bins.
-
-    The root of sum_m n_m a_m (1 - a_m) / N^2 with a_m the accuracy of a bin, smoothed by Laplace's rule so that
-    a bin without a mistake is not taken for certain.
-    """
-    total = sum(diagram["count"])
-    variance = 0.0
-    for count, accuracy in zip(diagram["count"], diagram["accuracy"], strict=True):
-        if count:
-            smoothed = (accuracy * count + 1) / (count + 2)
-            variance += count * smoothed * (1 - smoothed)
-    return math.sqrt(variance) / total
-
-
-def ood_sets(ood: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Figures by OOD set: a shifted test set is none."""
-    return {name: figures for name, figures in ood["sets"].items() if not name.startswith("target/")}
-
-
-def best_score(ood: Mapping[str, Any]) -> str | None:
-    """The score with the largest AUROC on average over the OOD sets, chosen with hindsight.
-
-    Over the shifted test sets where there are no others.
-    """
-    sets = ood_sets(ood) or ood["sets"]
-
-    def mean(score: str) -> float:
-        return sum(cell_value(figures, score) for figures in sets.values())
-
-    known = [score for score in ood["scores"] if sets and not math.isnan(mean(score))]
-    return max(known, key=mean, default=None)
-
-
-def best_on_set(figures: Mapping[str, Any], scores: Sequence[str]) -> tuple[str, Mapping[str, float]] | None:
-    """The score with the largest AUROC on one set, and its figures."""
-    known = [(score, figures[score]) for score in scores if (figures.get(score) or {}).get("auroc") is not None]
-    return max(known, key=lambda item: item[1]["auroc"], default=None)
-
-
-def interval(figures: Mapping[str, Any]) -> tuple[float, float]:
-    """The bootstrap interval of an AUROC, or the AUROC itself where none was drawn."""
-    low, high = figures.get("auroc_low"), figures.get("auroc_high")
-    return (figures["auroc"], figures["auroc"]) if low is None or high is None else (low, high)
-
-
-def head_to_head(records: Mapping[str, Record]) -> dict[str, tuple[dict[str, tuple[str, Any]], str | None]]:
-    """For each OOD set that all runs have: each run's best score, and the run that wins (``None``: a tie)."""
-    table = {}
-    sets = [list(ood_sets(record.get("ood") or {"sets": {}})) for record in records.values()]
-    for name in sets[0] if sets else []:
-        best = {
-            label: best_on_set(record["ood"]["sets"][name], record["ood"]["scores"])
-            for label, record in records.items()
-            if name in (record.get("ood") or {"sets": {}})["sets"]
-        }
-        known = {label: entry for label, entry in best.items() if entry}
-        if len(known) == len(records):
-            first, *others = sorted(known, key=lambda label: known[label][1]["auroc"], reverse=True)
-            ahead = all(interval(known[first][1])[0] > interval(known[label][1])[1] for label in others)
-            table[name] = (known, first if ahead else None)
-    return table
 
 
 def text_table(records: Sequence[Record]) -> str:
@@ -209,16 +127,6 @@ def text_table(records: Sequence[Record]) -> str:
                 shown_figures = [cell_value(figures.get(name, {}), score) for name in sets]
                 rows.append([label, score, *(_number(value, 3) for value in shown_figures)])
     return "\n\n".join([*blocks, _aligned(rows)] if tested else blocks)
-
-
-def formatted(value: float, digits: int | None) -> str:
-    """A number with so many decimals, or with four significant digits."""
-    if digits is None:
-        size = math.floor(math.log10(abs(value))) if value and math.isfinite(value) else 0
-        if not -4 <= size < 7:
-            return f"{value:.3e}"
-        digits = max(0, 3 - size)
-    return f"{value:.{digits}f}"
 
 
 def _number(value: float, digits: int | None) -> str:

@@ -8,21 +8,12 @@ known (NLL of classifiers, QCE) the sentence says so.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from .summary import (
-    SUMMARY,
-    Record,
-    Value,
-    best_on_set,
-    best_score,
-    formatted,
-    head_to_head,
-    interval,
-    names,
-    ood_sets,
-    summary,
-)
+from ..calibration.report import calibration_sentence
+from ..ood.report import best_score, head_to_head, ood_sets, warnings
+from ..regression.report import regression_sentences
+from ..shared.html import Record, Value, listed
+from .summary import SUMMARY, names, summary
 from .words_shift import shift_sentences
 
 
@@ -45,85 +36,15 @@ def _single(record: Record, alone: bool) -> list[str]:
             f"(± {196 * error:.1f} points, 95% interval)."
         )
     if calibration:
-        sentences.append(_calibration_sentence(calibration, values))
+        sentences.append(calibration_sentence(calibration, values))
     if regression := record.get("regression"):
-        sentences += _regression_sentences(regression, alone)
+        sentences += regression_sentences(regression, alone)
     if ood and alone and ood_sets(ood) and (score := best_score(ood)):
         means = [f"{kind} mean {values[kind].value:.3f}" for kind in ("near", "far") if kind in values]
         sentences.append(f"The strongest score over all OOD sets is {score}: AUROC {', '.join(means)}.")
     if ood:
-        sentences += _warnings(ood)
+        sentences += warnings(ood)
     return sentences + shift_sentences(calibration or {}, ood or {})
-
-
-def _calibration_sentence(calibration: Mapping[str, Any], values: Mapping[str, Value]) -> str:
-    before, ece = calibration["before"], values["ece"]
-    gap = before["mean_confidence"] - before["accuracy"]
-    if abs(gap) <= 1.96 * values["accuracy"].error:
-        tendency = "confidence matches accuracy on average"
-    else:
-        tendency = "over-confident" if gap > 0 else "under-confident"
-    text = f"{tendency} before temperature (confidence {before['mean_confidence']:.3f}, accuracy "
-    text += f"{before['accuracy']:.3f}, ECE {ece.value:.4f})"
-    if "ece_after" not in values:
-        return f"{text[0].upper()}{text[1:]}; no temperature was fitted."
-    after = values["ece_after"].value
-    change = "lowers ECE to" if after < ece.value else "does not help: ECE becomes"
-    return f"{text[0].upper()}{text[1:]}; T\u00a0=\u00a0{calibration['temperature']:.2f} {change} {after:.4f}."
-
-
-def _regression_sentences(results: Mapping[str, Any], alone: bool) -> list[str]:
-    before, after, samples = results["before"], results.get("after"), results["samples"]
-    sentences = []
-    if alone:
-        error = "" if before["rmse_error"] is None else f" (± {1.96 * before['rmse_error']:.2g}, 95% interval)"
-        sentences.append(
-            f"RMSE {formatted(before['rmse'], None)}{error}, MAE {formatted(before['mae'], None)} and CRPS "
-            f"{formatted(before['crps'], None)} on {samples:,} test labels, in their units."
-        )
-    index = min(range(len(results["levels"])), key=lambda index: abs(results["levels"][index] - 0.9))
-    level, coverage = results["levels"][index], before["intervals"]["coverage"][index]
-    if abs(coverage - level) <= 1.96 * math.sqrt(level * (1 - level) / samples):
-        tendency = "what a perfect forecaster would show"
-    else:
-        tendency = "they are too narrow" if coverage < level else "they are too wide"
-    text = f"The {100 * level:g}% intervals hold {coverage:.1%} of the labels: {tendency}"
-    if after:
-        recalibrated, fit = after["intervals"]["coverage"][index], results["recalibration"]["samples"]
-        text += f"; recalibrated on {fit:,} validation labels they hold {recalibrated:.1%}"
-    sentences.append(f"{text}.")
-    text = f"Quantile calibration error {before['qce']:.4f} (by chance {results['qce_by_chance']:.4f})"
-    if after:
-        change = "lowers it to" if after["qce"] < before["qce"] else "does not help: it becomes"
-        chance = results["recalibration"]["qce_by_chance"]
-        text += f"; recalibration {change} {after['qce']:.4f} (by chance {chance:.4f})"
-    sentences.append(f"{text}.")
-    if none := before["zero_density"]:
-        verb = "label has" if none == 1 else "labels have"
-        sentences.append(f"{none:,} {verb} a predicted density of zero, so that the NLL is infinite.")
-    return sentences
-
-
-def _warnings(ood: Mapping[str, Any]) -> list[str]:
-    chance, inverted = [], []
-    for name, figures in ood_sets(ood).items():
-        best = best_on_set(figures, ood["scores"])
-        if best and interval(best[1])[0] <= 0.5:
-            chance.append(f"{name} (best {best[0]}, {best[1]['auroc']:.3f})")
-            continue
-        inverted += [
-            (figures[score]["auroc"], f"{score} on {name} ({figures[score]['auroc']:.2f})")
-            for score in ood["scores"]
-            if figures.get(score) and interval(figures[score])[1] < 0.5
-        ]
-    sentences = []
-    if chance:
-        sentences.append(f"No score is reliably better than chance on {_listed(chance)}.")
-    if inverted:
-        worst = [text for _, text in sorted(inverted)]
-        more = [f"{len(worst) - 3} more"] if len(worst) > 3 else []
-        sentences.append(f"Below chance, OOD images look more familiar: {_listed(worst[:3] + more)}.")
-    return sentences
 
 
 def _comparison(records: Sequence[Record]) -> list[str]:
@@ -174,8 +95,8 @@ def _contest(entries: Mapping[str, Value], larger: bool, win: str, subject: str,
     start = f"{order[0]} {win}{'' if win.endswith('ECE') else ','} {format(best.value, digits)}"
     if len(order) == 2:
         return f"{start} against {shown[order[1]]}."
-    ties = f", tied with {_listed([shown[name] for name in level[1:]])}" if len(level) > 1 else ""
-    return f"{start}{ties}, against {_listed([shown[name] for name in order if name not in level])}."
+    ties = f", tied with {listed([shown[name] for name in level[1:]])}" if len(level) > 1 else ""
+    return f"{start}{ties}, against {listed([shown[name] for name in order if name not in level])}."
 
 
 def _ood_comparison(records: Mapping[str, Record]) -> list[str]:
@@ -185,10 +106,10 @@ def _ood_comparison(records: Mapping[str, Record]) -> list[str]:
         parts = []
         for label in records:
             won = [name for name, (_, winner) in table.items() if winner == label]
-            where = f" ({_listed(won)})" if won else ""
+            where = f" ({listed(won)})" if won else ""
             parts.append(f"{label} is better on {len(won)} of {len(table)} sets{where}")
         level = [name for name, (_, winner) in table.items() if winner is None]
-        ties = f"; a tie on {_listed(level)}" if level else ""
+        ties = f"; a tie on {listed(level)}" if level else ""
         sentences.append(f"OOD detection, each model with its best score on each set: {'; '.join(parts)}{ties}.")
     single = []
     for label, record in records.items():
@@ -200,7 +121,3 @@ def _ood_comparison(records: Mapping[str, Record]) -> list[str]:
     if len(single) > 1:
         sentences.append(f"OOD detection, one score for all sets, mean AUROC: {'; '.join(single)}.")
     return sentences
-
-
-def _listed(items: Sequence[str]) -> str:
-    return items[0] if len(items) == 1 else ", ".join(items[:-1]) + f" and {items[-1]}" if items else ""

@@ -4,7 +4,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from .summary import Value, accuracy_value, best_on_set, best_score, cell_value, ece_value, interval
+from ..calibration.report import accuracy_value, ece_value
+from ..ood.report import best_on_set, best_score, interval
+from ..shared.html import Value
+from .summary import cell_value
 
 Results = Mapping[str, Any]
 

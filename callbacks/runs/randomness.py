@@ -1,8 +1,6 @@
 """The random state: saved and restored with the run, different on each rank, and left alone by pictures."""
 
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,45 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.random import mtrand
 from torch import distributed
 
-
-def random_state(device: torch.device) -> dict[str, Any]:
-    """Read the generators of Python, NumPy, torch on the CPU and, for a CUDA device, that device's.
-
-    Only tensors, numbers and tuples, so that a checkpoint with it loads with ``weights_only=True``.
-    """
-    name, keys, position, has_gauss, gauss = mtrand.get_state()
-    words = torch.from_numpy(np.asarray(keys, dtype=np.int64))
-    return {
-        "python": random.getstate(),
-        "numpy": (str(name), words, int(position), int(has_gauss), float(gauss)),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-    }
-
-
-def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Put the generators back to what `random_state` read.
-
-    A state of CUDA is ignored on another device; without one, CUDA is seeded from the state of the CPU.
-    """
-    random.setstate(state["python"])
-    name, words, position, has_gauss, gauss = state["numpy"]
-    mtrand.set_state((name, words.numpy().astype(np.uint32), position, has_gauss, gauss))
-    torch.set_rng_state(state["torch"].cpu())
-    if device.type == "cuda" and state["cuda"] is not None:
-        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
-    elif device.type == "cuda":
-        torch.cuda.manual_seed(int(torch.randint(2**63 - 1, ()).item()))
-
-
-@contextmanager
-def preserved_random_state(device: torch.device) -> Iterator[None]:
-    """Whatever is drawn inside leaves the generators as they were."""
-    state = random_state(device)
-    try:
-        yield
-    finally:
-        set_random_state(state, device)
+from ..shared.random_state import random_state, set_random_state
 
 
 class Randomness(Callback):

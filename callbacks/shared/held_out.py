@@ -3,9 +3,9 @@
 For what is fitted before it is judged: the temperature, the feature-based scores.
 """
 
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -13,18 +13,13 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import (
-    BatchSampler,
     DataLoader,
-    DistributedSampler,
     IterableDataset,
-    RandomSampler,
-    SequentialSampler,
-    Subset,
-    SubsetRandomSampler,
-    WeightedRandomSampler,
 )
 
-from .collect import Table, data_module, flatten_loaders, gather_rows, is_labelled, labelled_batch, sampler_parts
+from .batches import data_module, is_labelled, labelled_batch
+from .collect import Table, gather_rows
+from .samplers import _batch_size, _over, _probe, drawable, flatten_loaders, origin
 
 Stage = Literal["train", "val"]
 MOST_COMMON = 0.1  # share of the calibration inputs that may be test inputs too
@@ -134,45 +129,6 @@ def _to_device(trainer: Trainer, pl_module: LightningModule, batch: Any, dataloa
     return trainer.strategy.batch_to_device(batch, dataloader_idx=dataloader_idx)
 
 
-def drawable(loader: DataLoader) -> list[Any]:
-    """What a loader can draw from its data set, each index once, ascending, without drawing where possible.
-
-    Samplers over the whole data set are known; one of an unknown kind is asked once.
-    """
-    part = _innermost(loader)
-    if isinstance(part, SubsetRandomSampler):
-        return sorted(int(index) for index in part.indices)
-    if has_known_sampler(loader):
-        return list(range(len(cast(Sized, loader.dataset))))
-    drawn = ([item] if isinstance(item, int) else item for item in part)
-    return sorted({int(index) for indices in drawn for index in indices})
-
-
-def has_known_sampler(loader: DataLoader) -> bool:
-    """Whether `drawable` need not ask the sampler, which might then draw something else the next time."""
-    known = SequentialSampler | RandomSampler | WeightedRandomSampler | DistributedSampler | SubsetRandomSampler
-    return isinstance(_innermost(loader), known)
-
-
-def _innermost(loader: DataLoader) -> Any:
-    """The sampler below all others."""
-    sampler: Any = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
-    innermost = [part for part in sampler_parts(sampler) if type(part) is not BatchSampler]
-    return innermost[-1] if innermost else sampler
-
-
-def origin(loader: DataLoader) -> tuple[Any, set[int]]:
-    """The data set below all ``Subset``s, and which of its samples the loader can draw."""
-    dataset: Any = loader.dataset
-    if isinstance(dataset, IterableDataset):
-        return dataset, {0}
-    indices = drawable(loader)
-    while isinstance(dataset, Subset):
-        indices = [int(dataset.indices[index]) for index in indices]
-        dataset = dataset.dataset
-    return dataset, set(indices)
-
-
 def refuse_same_data(calibration: DataLoader, test: Any, what: str, of: str = "the test set") -> None:
     """Refuse calibration data that are drawn from the samples of the test loader.
 
@@ -228,40 +184,3 @@ def _groups(trainer: Trainer, loader: DataLoader, limit: int | float, max_sample
     wanted = min(wanted, len(indices), max_samples or len(indices))
     chosen = [indices[row * len(indices) // wanted] for row in range(wanted)]
     return [chosen[start : start + size] for start in range(0, wanted, size)]
-
-
-def _batch_size(loader: DataLoader) -> int:
-    for part in (loader, loader.batch_sampler, loader.sampler):
-        if size := getattr(part, "batch_size", None):
-            return int(size)
-    return 1 if _draws_batches(loader) else 64
-
-
-def _draws_batches(loader: DataLoader) -> bool:
-    """Whether each index of the data set is a whole batch."""
-    return loader.batch_sampler is None and not isinstance(loader.sampler, BatchSampler)
-
-
-def _over(loader: DataLoader, groups: list[list[int]]) -> DataLoader:
-    """A loader of the same data set over given batches, in order."""
-    # a generator of its own: iterating must not move the global random state that a module's test step may use
-    common: dict[str, Any] = {
-        "num_workers": loader.num_workers,
-        "collate_fn": loader.collate_fn,
-        "worker_init_fn": loader.worker_init_fn,
-        "generator": torch.Generator().manual_seed(0),
-    }
-    if loader.batch_sampler is not None:
-        return DataLoader(loader.dataset, batch_sampler=groups, **common)
-    sampler: list[Any] = [group[0] for group in groups] if _draws_batches(loader) else groups
-    return DataLoader(loader.dataset, batch_size=None, sampler=sampler, **common)
-
-
-def _probe(loader: DataLoader) -> DataLoader:
-    """A loader that gives one batch, of one sample where it can."""
-    if isinstance(loader.dataset, IterableDataset):
-        return loader
-    first = [[index] for index in drawable(loader)[:1]]
-    probe = _over(loader, first)
-    probe.num_workers = 0
-    return probe

@@ -4,12 +4,13 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
+from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
-from ..report.summary import Record, formatted
 from .svg import inline_svg
 
+Record = Mapping[str, Any]
 Runs = Mapping[str, Record]
 
 
@@ -89,3 +90,25 @@ def per_run(runs: Runs, content: Callable[[Record], str]) -> str:
         if inside := content(record):
             parts.append(f"<h3>{escape(name)}</h3>\n{inside}" if len(runs) > 1 else inside)
     return "\n".join(parts)
+
+
+class Value(NamedTuple):
+    """A figure with its standard error (NaN where none is known)."""
+
+    value: float
+    error: float = math.nan
+
+
+def formatted(value: float, digits: int | None) -> str:
+    """A number with so many decimals, or with four significant digits."""
+    if digits is None:
+        size = math.floor(math.log10(abs(value))) if value and math.isfinite(value) else 0
+        if not -4 <= size < 7:
+            return f"{value:.3e}"
+        digits = max(0, 3 - size)
+    return f"{value:.{digits}f}"
+
+
+def listed(items: Sequence[str]) -> str:
+    """Names as an English list: commas, and `and` before the last."""
+    return items[0] if len(items) == 1 else ", ".join(items[:-1]) + f" and {items[-1]}" if items else ""

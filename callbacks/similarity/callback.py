@@ -9,9 +9,11 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from torch import Tensor
 
-from ..shared.collect import Collector, batch_logits, flatten_loaders, gather_rows, labelled_batch
+from ..shared.batches import batch_logits, labelled_batch
+from ..shared.collect import Collector, gather_rows
 from ..shared.loggers import log_figure
 from ..shared.rows import within_one
+from ..shared.samplers import flatten_loaders
 from .figures import similarity_figure
 
 FEWEST = 8  # images of a class: with one or two there would be next to no pairs of the same class to see

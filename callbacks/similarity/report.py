@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..report.summary import Record
-from ..shared.html import Runs, gallery, number, per_run, section
+from ..shared.html import Record, Runs, gallery, number, per_run, section
 from .figures import similarity_png
 
 PNG = "data:image/png;base64,"

@@ -10,9 +10,10 @@ from sklearn.datasets import make_moons
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Sampler, SequentialSampler
 
-from ..images.image_set import ImageSet, UnlabelledSet, as_is
-from ..images.semi_supervised import RestartingSampler, sampler_shares
+from ..images.image_set import ImageSet, UnlabelledSet
+from ..shared.collate import as_is
 from ..shared.resumable import ResumableLoader
+from ..shared.samplers import RestartingSampler, sampler_shares
 
 SOURCE_STATE, TARGET_STATE, SOURCE_VAL_STATE, TARGET_VAL_STATE = 1, 2, 3, 4  # the first two are the authors'
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from ..images.base import ImageDataModule
 from ..images.image_set import ImageSet, UnlabelledSet
 from ..images.ood_sets import fit
-from ..images.semi_supervised import RestartingSampler, sampler_shares
+from ..shared.samplers import RestartingSampler, sampler_shares
 
 Shape = tuple[int, int, int]
 

@@ -10,11 +10,12 @@ from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
 from ..shared.augment import cutout, normalise, random_crop, random_flip
+from ..shared.collate import as_is
 from ..shared.pictures import decode_all
 from ..shared.resumable import ResumableLoader
 from . import ood_sets
 from .class_limited import ClassLimitedBatchSampler
-from .image_set import ImageSet, UnlabelledSet, as_is, stratified_split
+from .image_set import ImageSet, UnlabelledSet, stratified_split
 from .sources import SOURCES, Source, Split
 
 MOST_WORKERS = 256  # processes of one loader: a number with a digit too many would bring the machine to a halt

@@ -1,12 +1,11 @@
 """Sets of images in memory, and how validation is set apart from them."""
 
-from typing import Any
-
-import numpy as np
 import torch
 from sklearn.utils import check_random_state
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from ..shared.collate import as_tensor
 
 
 class ImageSet(Dataset[tuple[Tensor, Tensor]]):
@@ -55,16 +54,6 @@ class UnlabelledSet(Dataset[Tensor]):
     def __getitems__(self, indices: list[int]) -> Tensor:
         """A batch of images (B, C, H, W) uint8."""
         return self.images.index_select(0, as_tensor(indices))
-
-
-def as_tensor(indices: list[int]) -> Tensor:
-    """A list of indices as a tensor (B,) int64; through NumPy, which is five times as fast as ``torch.tensor``."""
-    return torch.from_numpy(np.asarray(indices, dtype=np.int64))
-
-
-def as_is(batch: Any) -> Any:
-    """Collates nothing: ``__getitems__`` gave a batch already."""
-    return batch
 
 
 def stratified_split(labels: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -1,70 +1,15 @@
 """Data module of semi-supervised training; a training batch is ``{"labelled": (x, y), "unlabelled": x}``."""
 
-import os
-from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule
 from sklearn.utils import check_random_state
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader
 
+from ..shared.samplers import RestartingSampler, sampler_shares
 from .base import ImageDataModule
 from .image_set import ImageSet, UnlabelledSet
-
-
-class RestartingSampler(DistributedSampler[int]):
-    """Parts of one shuffled order for each process, another order whenever it begins anew.
-
-    Lightning gives every shuffled loader of several processes a DistributedSampler with one and the same seed: two
-    loaders over as many images would read them in the same order, and one that begins anew within an epoch would
-    repeat itself. It leaves a DistributedSampler that is there already alone, apart from ``set_epoch``. The order
-    follows from the seed of ``seed_everything``, the epoch and the number of the pass within it: all processes agree
-    on it without exchange, and a
-    resumed run goes on with the orders it would have had.
-
-    Args:
-        images: The set to read.
-        num_replicas: Number of processes.
-        rank: Number of this process.
-    """
-
-    def __init__(self, images: ImageSet | UnlabelledSet, num_replicas: int, rank: int) -> None:
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # what Lightning takes for its own: the same on all ranks
-        super().__init__(images, num_replicas, rank, seed=seed, drop_last=True)
-        self.size, self.passes = len(images), 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Counts the passes from 0 in a new epoch; Lightning may name the same one twice."""
-        if epoch != self.epoch:
-            self.passes = 0
-        super().set_epoch(epoch)
-
-    def state_dict(self) -> dict[str, int]:
-        """The number of the next pass within the epoch."""
-        return {"passes": self.passes}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on with that pass."""
-        self.passes = state_dict["passes"]
-
-    def __iter__(self) -> Iterator[int]:
-        """The indices of this process in the next pass; the parts are disjoint and of one size."""
-        # Hashed, for a sum of the three would be the seed of one of Lightning's orders.
-        words = np.random.SeedSequence([self.seed, self.epoch, self.passes]).generate_state(1, np.uint64)
-        self.passes += 1
-        generator = torch.Generator().manual_seed(int(words[0]) % 2**63)
-        order = torch.randperm(self.size, generator=generator)
-        return iter(order[self.rank : self.total_size : self.num_replicas].tolist())
-
-
-def sampler_shares(trainer: Trainer | None) -> dict[str, int]:
-    """``num_replicas`` and ``rank`` where Lightning would put its own sampler into loaders; empty elsewhere."""
-    # Lightning has no public name for its switch.
-    if trainer is None or not trainer._accelerator_connector.use_distributed_sampler:
-        return {}
-    return trainer.distributed_sampler_kwargs or {}
 
 
 class SemiSupervisedDataModule(LightningDataModule):

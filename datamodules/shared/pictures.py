@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from ..tables.text import listed
+from .collate import listed
 
 Unreadable = Literal["refuse", "skip"]  # what is done with a folder that has pictures which cannot be read
 # PIL goes by the content, whatever the name, and some of its other decoders start programs: that of EPS Ghostscript.

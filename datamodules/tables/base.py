@@ -13,7 +13,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..images.image_set import as_is, as_tensor
+from ..shared.collate import as_is, as_tensor
 from ..shared.resumable import ResumableLoader
 from .sources import TABLES, read_csv
 from .text import Floats, Table, check_numbers, choose_features, equal_rows, read_header, split_rows

@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 
+from ..shared.collate import listed
+
 Floats = NDArray[np.float64]
 BLOCK = 4096  # rows that are parsed together
 LONGEST = 2**24  # characters of a line: a packed file of kilobytes may unpack to a line of gigabytes
@@ -312,8 +314,3 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def listed(items: list) -> str:
-    """The first of many, for a message."""
-    return ", ".join(map(str, items[:12])) + (f" and {len(items) - 12} more" if len(items) > 12 else "")

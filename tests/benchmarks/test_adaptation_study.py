@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from benchmarks.dann.digits import TEST, accuracies, keep, kept, pick, selection
+from benchmarks.dann.digits import TEST, accuracies, pick, selection
+from benchmarks.shared.runs import keep, kept
 
 
 def record(history, **test):

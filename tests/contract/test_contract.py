@@ -49,7 +49,7 @@ from callbacks import (
     SampleGrid,
     SimilarityMatrices,
 )
-from zoo.command_line.parser import FROM_DATA
+from zoo.command_line.trained import FROM_DATA
 
 LOSE_STEPS = {each["model"]["class_path"] for each in CONFS.values() if "lost_steps" in each["contract"]}
 LONG = [pytest.mark.long, pytest.mark.timeout(900)]  # compilers are slow, and the machine may be busy

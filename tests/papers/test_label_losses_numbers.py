@@ -13,9 +13,9 @@ from scipy.special import log_softmax, softmax
 from torch import Tensor
 
 from zoo.classifier.loss import classification_loss
-from zoo.classifier.module import warmup_cosine
 from zoo.distillation.loss import distillation_loss, hard_loss
 from zoo.local_error.loss import prediction_loss
+from zoo.shared.schedules import warmup_cosine
 
 LOSSES = [classification_loss, prediction_loss, hard_loss]
 each_loss = pytest.mark.parametrize("loss", LOSSES)

@@ -10,16 +10,8 @@ from torch import Tensor, nn
 from ..shared.batches import check_labelled_batch
 from ..shared.evaluation import SetMeans, positions
 from ..shared.nets import build_network
-from ..shared.schedules import logs_now
+from ..shared.schedules import logs_now, warmup_cosine
 from .loss import classification_loss
-
-
-def warmup_cosine(step: int, warmup_steps: int, total: float) -> float:
-    """Factor of the learning rate: a linear rise over ``warmup_steps``, then a cosine down to 0 at ``total``."""
-    if step < warmup_steps:
-        return (step + 1) / (warmup_steps + 1)
-    progress = (step - warmup_steps) / max(total - warmup_steps, 1)
-    return (1 + math.cos(math.pi * min(progress, 1.0))) / 2
 
 
 def _check_arguments(h: Any) -> None:

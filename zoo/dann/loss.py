@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..shared.batches import check_same_shape
-from ..shared.precision import at_least_float32
+from ..shared.losses import at_least_float32, check_same_shape
 from .reversal import ReverseGradient
 
 

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from ..shared.batches import check_images, check_labelled_batch
 from ..shared.evaluation import SetMeans, positions
-from ..shared.losses import cross_entropy
-from ..shared.precision import at_least_float32
+from ..shared.losses import at_least_float32, cross_entropy
 from ..shared.schedules import logs_now
 from .arguments import check_arguments
 from .loss import (

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..shared.batches import check_rows, check_same_shape
-from ..shared.nets.dropout import own_draw
-from ..shared.precision import at_least_float32
+from ..shared.losses import at_least_float32, check_rows, check_same_shape
+from ..shared.processes import own_draw
 
 LOG_2_PI = math.log(2 * math.pi)
 

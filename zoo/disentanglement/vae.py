@@ -11,8 +11,7 @@ from torch.distributions import Independent, Normal
 from ..shared.arguments import check_at_least, check_choice, check_positive
 from ..shared.batches import check_unit_images
 from ..shared.evaluation import SetMeans, positions
-from ..shared.nets.dropout import own_draw
-from ..shared.processes import gather_rows
+from ..shared.processes import gather_rows, own_draw
 from ..shared.schedules import logs_now
 from .loss import at_least_float32, bernoulli_entropy, bernoulli_reconstruction, gaussian_reconstruction, kl_divergence
 from .net import Decoder, Encoder, check_image_shape

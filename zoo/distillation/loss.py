@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..shared.batches import check_rows
-from ..shared.losses import cross_entropy
-from ..shared.precision import at_least_float32
+from ..shared.losses import at_least_float32, check_rows, cross_entropy
 
 
 def distillation_loss(

@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, Laplace, MixtureSameFamily, Normal
 from torch.nn import functional
 
-from ..shared.nets.dropout import own_draw
+from ..shared.arguments import check_choice
+from ..shared.processes import own_draw
 from .loss import gaussian_loss, mixture_loss
-from .net import Initialisation, check_choice
+from .net import Initialisation
 from .regression import RegressionModule
 
 PointLoss = Literal["l2", "l1", "huber"]

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..shared.batches import check_rows, check_same_shape
-from ..shared.precision import at_least_float32
+from ..shared.losses import at_least_float32, check_rows, check_same_shape
 
 
 def bin_edges(

@@ -5,6 +5,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from ..shared.arguments import check_choice
 from .distribution import PiecewiseUniform
 from .loss import (
     bin_edges,
@@ -18,7 +19,7 @@ from .loss import (
     truncated_gaussian_target,
     uniform_mix_target,
 )
-from .net import Initialisation, check_choice
+from .net import Initialisation
 from .regression import RegressionModule
 from .support import TargetTable, warn_of_clamped
 

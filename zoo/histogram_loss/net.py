@@ -7,19 +7,10 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
+from ..shared.arguments import check_choice
 from ..shared.nets.dropout import Dropout
 
 Initialisation = Literal["lecun_uniform", "torch"]
-
-
-def check_choice(argument: str, value: str, choices: Sequence[str]) -> None:
-    """Refuse a value that is none of the choices.
-
-    Raises:
-        ValueError: With the choices.
-    """
-    if value not in choices:
-        raise ValueError(f"{argument} is {value!r}; expected one of {', '.join(choices)}")
 
 
 class RegressionNetwork(nn.Module):

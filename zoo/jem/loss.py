@@ -8,8 +8,7 @@ All results are float32 at least, whatever the logits are, and the means of empt
 import torch
 from torch import Tensor
 
-from ..shared.batches import class_indices
-from ..shared.precision import at_least_float32
+from ..shared.losses import at_least_float32, class_indices
 
 
 def log_density(logits: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .processes import share
+from ..shared.processes import share
 from .recompute import ConvolutionBody
 
 

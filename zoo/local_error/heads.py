@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..shared.processes import gather_rows
 from .loss import (
     backprop_free_prediction_loss,
     compared_by_deviation,
@@ -16,7 +17,6 @@ from .loss import (
     prediction_loss,
     similarity_matching_loss,
 )
-from .processes import gather_rows
 from .recompute import AveragePooling, convolved_deviation
 
 LossName = Literal["pred", "sim", "predsim", "pred-bpf", "sim-bpf", "predsim-bpf"]

@@ -7,9 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..shared.batches import check_rows
-from ..shared.losses import cross_entropy
-from ..shared.precision import at_least_float32
+from ..shared.losses import at_least_float32, check_rows, cross_entropy
 from .deviation import ChannelDeviation
 from .feedback import FeedbackLinear
 

@@ -7,17 +7,9 @@ themselves, here. DDP still gives all ranks the weights of rank 0 when training 
 """
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
-
-
-def share() -> tuple[int, int]:
-    """Rank of this process and number of processes."""
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1
 
 
 class Average:
@@ -59,38 +51,3 @@ def learnt_from_batch(modules: Iterable[nn.Module]) -> list[Tensor]:
         if tensor is not None
     ]
     return [*gradients, *statistics]
-
-
-class _Gather(torch.autograd.Function):
-    """All processes' rows. Every process computes the same loss of them, so nobody needs to send a gradient back.
-
-    What a process finds for its own rows is the whole gradient of the loss of the joint batch. The gradients of the
-    weights are averaged afterwards, where the joint batch needs their sum: hence the factor.
-    """
-
-    @staticmethod
-    def forward(rows: Tensor) -> Tensor:
-        found = [torch.empty_like(rows) for _ in range(distributed.get_world_size())]
-        distributed.all_gather(found, rows)
-        return torch.cat(found)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.count = len(inputs[0])
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        rank, world = share()
-        return gradient[rank * ctx.count : (rank + 1) * ctx.count] * world
-
-
-def gather_rows(rows: Tensor) -> Tensor:
-    """The rows of all processes, with gradients that are right after averaging those of the weights.
-
-    Args:
-        rows: ``(n, d)``; n is the same on all processes.
-
-    Returns:
-        ``(n * processes, d)``, in the order of the ranks; on one process, what came.
-    """
-    return _Gather.apply(rows.contiguous()) if share()[1] > 1 else rows

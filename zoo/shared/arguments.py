@@ -1,10 +1,11 @@
-"""What the modules of this folder refuse before anything is built."""
+"""Checks of constructor arguments, with one message for each kind: the name, the value and what was expected."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Refuse a word that is none of the choices.
 
     Raises:

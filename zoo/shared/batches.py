@@ -50,57 +50,6 @@ def check_unit_images(x: Tensor, image_shape: tuple[int, ...]) -> None:
         raise ValueError(f"pixels from {low:.6g} to {high:.6g} arrived; expected images in [-1, 1], with 1 for white")
 
 
-def class_indices(logits: Tensor, labels: Tensor) -> Tensor:
-    """Labels as torch wants them to count classes with. Only shapes and dtypes are looked at, which costs nothing.
-
-    Args:
-        logits: ``(B, K)``.
-        labels: ``(B,)``, integers of any dtype.
-
-    Returns:
-        ``(B,)`` int64.
-
-    Raises:
-        ValueError: For labels that are no integers, or do not fit the logits.
-    """
-    whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
-    if not whole or logits.dim() != 2 or labels.shape != logits.shape[:1]:
-        raise ValueError(
-            f"labels {tuple(labels.shape)} of {labels.dtype} with logits {tuple(logits.shape)}: expected integers (B,) "
-            "with (B, K)"
-        )
-    return labels.long()
-
-
-def check_same_shape(**tensors: Tensor) -> None:
-    """Refuse tensors of different shapes, which torch would broadcast to a wrong number without a word.
-
-    Args:
-        **tensors: By the names that the error shall have.
-
-    Raises:
-        ValueError: With the shapes.
-    """
-    if len({tensor.shape for tensor in tensors.values()}) > 1:
-        found = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
-        raise ValueError(f"{found}: expected the same shape")
-
-
-def check_rows(**tensors: Tensor) -> None:
-    """Refuse tensors that are no rows ``(B, K)``, all of one shape.
-
-    Args:
-        **tensors: By the names that the error shall have.
-
-    Raises:
-        ValueError: With the shapes.
-    """
-    check_same_shape(**tensors)
-    for name, tensor in tensors.items():
-        if tensor.dim() != 2:
-            raise ValueError(f"{name} {tuple(tensor.shape)}: expected rows (B, K)")
-
-
 def check_labelled_batch(x: Tensor, y: Tensor, image_shape: tuple[int, ...], num_classes: int) -> None:
     """Refuse a batch that would train a classifier on nonsense.
 

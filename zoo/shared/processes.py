@@ -1,9 +1,17 @@
-"""Batch statistics over all processes."""
+"""What several processes share: their ranks, rows of all of them, random numbers that no two of them share."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, distributed
+
+
+def share() -> tuple[int, int]:
+    """Rank of this process and number of processes."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
 
 
 class Gather(torch.autograd.Function):
@@ -34,6 +42,18 @@ def gather_rows(x: Tensor) -> Tensor:
     The gradient of a loss of all rows, computed on each process, is summed over the processes: after DDP's mean over
     them the weights get just the gradient that one process would give them with the whole batch.
     """
-    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
-        return x
-    return Gather.apply(x)
+    return Gather.apply(x) if share()[1] > 1 else x
+
+
+def own_draw(draw: Callable[..., Tensor], like: Tensor) -> Tensor:
+    """Random numbers of this process, in the shape of a tensor.
+
+    Each process draws those of all and takes its own, because a seed makes their generators alike and no two shall draw
+    the same.
+
+    Args:
+        draw: ``torch.rand`` or ``torch.randn``.
+        like: Gives shape and device.
+    """
+    rank, processes = share()
+    return draw(processes, *like.shape, device=like.device)[rank]

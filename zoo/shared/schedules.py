@@ -1,5 +1,6 @@
 """When a training step logs."""
 
+import math
 from typing import Any
 
 
@@ -17,3 +18,11 @@ def logs_now(trainer: Any) -> bool:
     """
     every = trainer.log_every_n_steps
     return bool(every) and (trainer.global_step + 1) % every == 0
+
+
+def warmup_cosine(step: int, warmup_steps: int, total: float) -> float:
+    """Factor of the learning rate: a linear rise over ``warmup_steps``, then a cosine down to 0 at ``total``."""
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    progress = (step - warmup_steps) / max(total - warmup_steps, 1)
+    return (1 + math.cos(math.pi * min(progress, 1.0))) / 2

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Subset, SubsetRandomSampler, TensorData
 
 from callbacks import CalibrationEvaluation
 from callbacks.calibration import metrics
-from callbacks.shared.collect import fingerprints
+from callbacks.shared.batches import fingerprints
 
 FIGURES = ("accuracy", "nll", "brier", "ece", "rmsce", "mce", "ace", "classwise_ece", "aurc", "mean_confidence")
 

@@ -15,8 +15,9 @@ from report_records import run_record
 from callbacks import RegressionCalibration, Report
 from callbacks.report import load_record, render
 from callbacks.report.record import plain
-from callbacks.report.summary import formatted, summary, text_table
+from callbacks.report.summary import summary, text_table
 from callbacks.report.words import verdict
+from callbacks.shared.html import formatted
 
 
 def regression_record(title, make, data=None):

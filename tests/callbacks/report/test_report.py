@@ -11,18 +11,15 @@ from report_records import calibration_results, history, run_record
 from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks import CalibrationEvaluation, OODEvaluation, Randomness, Report, SampleGrid
+from callbacks.calibration.figures import reliability_figure
+from callbacks.calibration.report import ece_error
+from callbacks.ood.figures import auroc_heatmap_figure, roc_figure, score_histogram_figure
 from callbacks.report import load_record, render
 from callbacks.report.__main__ import main
+from callbacks.report.curves import curve_groups
 from callbacks.report.record import plain, save_record
-from callbacks.report.summary import ece_error, summary, text_table
+from callbacks.report.summary import summary, text_table
 from callbacks.report.words import verdict
-from callbacks.shared.style import (
-    auroc_heatmap_figure,
-    curve_groups,
-    reliability_figure,
-    roc_figure,
-    score_histogram_figure,
-)
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,13 @@ from pages import Page
 from report_records import calibration_results, ood_results, run_record
 
 from callbacks import CalibrationEvaluation, OODEvaluation, Report
+from callbacks.ood.figures import set_styles
+from callbacks.ood.report import best_score, head_to_head
 from callbacks.report import load_record, render
 from callbacks.report.record import plain
-from callbacks.report.summary import best_score, head_to_head, summary, text_table
+from callbacks.report.summary import summary, text_table
 from callbacks.report.words import verdict
-from callbacks.shared.style import IN_DISTRIBUTION, set_styles
+from callbacks.shared.style import IN_DISTRIBUTION
 
 TARGET = "target/moved"
 

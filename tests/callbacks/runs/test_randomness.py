@@ -10,7 +10,7 @@ from numpy.random import mtrand
 from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks import Randomness, SampleGrid
-from callbacks.runs.randomness import preserved_random_state, random_state, set_random_state
+from callbacks.shared.random_state import preserved_random_state, random_state, set_random_state
 
 CPU = torch.device("cpu")
 

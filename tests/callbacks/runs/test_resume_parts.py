@@ -15,9 +15,10 @@ from lightning.pytorch.utilities import CombinedLoader
 
 import train
 from callbacks import MidEpochCheckpoint, ResumableCSVLogger
-from datamodules.images.image_set import ImageSet, UnlabelledSet, as_is
-from datamodules.images.semi_supervised import RestartingSampler
+from datamodules.images.image_set import ImageSet, UnlabelledSet
+from datamodules.shared.collate import as_is
 from datamodules.shared.resumable import ResumableLoader
+from datamodules.shared.samplers import RestartingSampler
 from zoo.command_line import resume as last
 
 

@@ -15,8 +15,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks.generation.samples import SampleGrid
+from callbacks.report.curves import learning_curves_figure
 from callbacks.shared.loggers import define_summaries, log_figure, log_images, log_table, run_folder, tile, to_uint8
-from callbacks.shared.style import learning_curves_figure
 
 QUIET = {
     "accelerator": "cpu",

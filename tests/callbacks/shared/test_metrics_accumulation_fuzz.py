@@ -18,7 +18,8 @@ from callbacks.ood.choice import _in_blocks
 from callbacks.ood.feature_scores import fit_knn
 from callbacks.ood.scores import LOGIT_SCORES
 from callbacks.regression import metrics as regression_metrics
-from callbacks.shared.collect import Collector, fingerprints, gather_rows
+from callbacks.shared.batches import fingerprints
+from callbacks.shared.collect import Collector, gather_rows
 
 ALONE = SimpleNamespace(world_size=1)
 

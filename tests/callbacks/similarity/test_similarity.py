@@ -19,8 +19,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks import Report, SimilarityMatrices
 from callbacks.report import load_record, render
+from callbacks.report.curves import curve_groups, learning_curves_figure
 from callbacks.report.record import plain
-from callbacks.shared.style import INK, curve_groups, learning_curves_figure
+from callbacks.shared.style import INK
 from callbacks.similarity.callback import feature_rows, similarity_matrix, target_similarity
 from callbacks.similarity.figures import SCALE, similarity_figure, similarity_png
 from callbacks.similarity.report import similarity_pictures

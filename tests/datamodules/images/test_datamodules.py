@@ -18,8 +18,8 @@ import datamodules
 from datamodules import DigitsDataModule, SemiSupervisedDataModule
 from datamodules.images.base import ImageDataModule
 from datamodules.images.image_set import ImageSet, stratified_split
-from datamodules.images.semi_supervised import RestartingSampler
 from datamodules.shared.augment import normalise
+from datamodules.shared.samplers import RestartingSampler
 
 IN_A_FORK = pytest.mark.skipif(
     torch.cuda.is_available(), reason="pinned memory cannot be used in a fork after CUDA has begun"

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from zoo import Classifier
 from zoo.classifier.loss import classification_loss
-from zoo.classifier.module import warmup_cosine
 from zoo.shared.nets import build_network
+from zoo.shared.schedules import warmup_cosine
 
 
 @given(st.integers(1, 6), st.integers(2, 7), st.floats(0, 0.5), st.integers(0, 2**31))

@@ -15,7 +15,7 @@ from zoo import DIPVAE, AnnealedVAE, BetaTCVAE, BetaVAE, FactorVAE
 from zoo.disentanglement.loss import discriminator_loss, kl_divergence
 from zoo.disentanglement.net import Discriminator
 from zoo.disentanglement.vae import VAE, Codes
-from zoo.shared.precision import at_least_float32
+from zoo.shared.losses import at_least_float32
 from zoo.shared.processes import gather_rows
 
 ALL = [BetaVAE, AnnealedVAE, FactorVAE, DIPVAE, BetaTCVAE]

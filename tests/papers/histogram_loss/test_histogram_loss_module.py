@@ -19,7 +19,8 @@ from zoo.histogram_loss import PiecewiseUniform
 from zoo.histogram_loss.loss import truncated_gaussian_target
 from zoo.histogram_loss.net import RegressionNetwork
 from zoo.histogram_loss.support import TargetTable, training_labels
-from zoo.shared.nets.dropout import Dropout, own_draw
+from zoo.shared.nets.dropout import Dropout
+from zoo.shared.processes import own_draw
 
 SMALL: dict[str, Any] = {"num_features": 3, "hidden": [8, 8]}
 ALL = [HistogramRegression, PointRegression, GaussianRegression, MixtureDensityNetwork]

@@ -1,25 +1,9 @@
 """Random numbers and dropout that no two processes share."""
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
-
-def own_draw(draw: Callable[..., Tensor], like: Tensor) -> Tensor:
-    """Random numbers of this process, in the shape of a tensor.
-
-    Each process draws those of all and takes its own, because a seed makes their generators alike and no two shall draw
-    the same.
-
-    Args:
-        draw: ``torch.rand`` or ``torch.randn``.
-        like: Gives shape and device.
-    """
-    rank, processes = 0, 1
-    if distributed.is_available() and distributed.is_initialized():
-        rank, processes = distributed.get_rank(), distributed.get_world_size()
-    return draw(processes, *like.shape, device=like.device)[rank]
+from ..processes import own_draw
 
 
 class Dropout(nn.Module):
