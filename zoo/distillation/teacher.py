@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import LightningModule
 
 from ..shared.checkpoints import check_arguments, imported, read_checkpoint
+from ..shared.private_names import CLASS_PATH
 
 
 def load_teacher(path: str | None, class_path: str | None, example: str) -> LightningModule:
@@ -34,7 +35,7 @@ def load_teacher(path: str | None, class_path: str | None, example: str) -> Ligh
         goes_on = "for a run that goes on, load_from_checkpoint(STUDENT, teacher=FILE) in Python"
         raise FileNotFoundError(f"teacher={path}: no such file; {first}, or say where: --model.teacher FILE; {goes_on}")
     arguments = dict(read_checkpoint(f"teacher={path}", path).get("hyper_parameters", {}))
-    saved = arguments.pop("_class_path", None)
+    saved = arguments.pop(CLASS_PATH, None)
     kind = find_class("teacher_class", class_path) if class_path else _imported_class(path, saved)
     check_arguments(f"teacher={path}", kind, arguments)
     try:
