@@ -11,6 +11,7 @@ from torch import distributed
 from tqdm import tqdm
 
 from ..shared.batches import data_module
+from ..shared.collect import log_identical
 from ..shared.loggers import log_table
 from ..shared.random_state import preserved_random_state
 from .metrics.checks import varying
@@ -178,8 +179,7 @@ class DisentanglementEvaluation(Callback):
             for representation, of_it in scores.items()
             for name, value in of_it.items()
         }
-        # equal on all processes: the largest is all of them, to the last digit
-        pl_module.log_dict(figures, reduce_fx="max", sync_dist=trainer.world_size > 1, add_dataloader_idx=False)
+        log_identical(pl_module, figures)
 
     def report_results(self) -> dict[str, Any]:
         """Put the results into the report."""

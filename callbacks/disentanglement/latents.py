@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from ..shared.batches import batch_inputs
+from ..shared.collect import log_identical
 from ..shared.loggers import log_figure, log_images, to_uint8
 from ..shared.random_state import preserved_random_state
 from .callback import DisentanglementEvaluation
@@ -171,7 +172,7 @@ class LatentPictures(Callback):
         if self.results:
             active = float(self.results["active"].sum())  # equal on all processes
             figures = {"latents/active": active}
-            pl_module.log_dict(figures, reduce_fx="max", sync_dist=trainer.world_size > 1, add_dataloader_idx=False)
+            log_identical(pl_module, figures)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Decode after a validation after which pictures are drawn. A collective.

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from torch import Tensor
 
 from ..shared.batches import batch_logits, labelled_batch
-from ..shared.collect import Collector, gather_rows
+from ..shared.collect import Collector, gather_rows, log_identical
 from ..shared.loggers import log_figure
 from ..shared.rows import within_one
 from ..shared.samplers import flatten_loaders
@@ -157,8 +157,7 @@ class SimilarityMatrices(Callback):
             "blocks": blocks,
         }
         figures = {f"similarity/{name}": block["difference"] for name, block in blocks.items()}
-        # equal on all processes: the largest is all of them, to the last digit
-        pl_module.log_dict(figures, reduce_fx="max", sync_dist=trainer.world_size > 1, add_dataloader_idx=False)
+        log_identical(pl_module, figures)
 
     def report_results(self) -> dict[str, Any]:
         """Put the results into the report, matrices as pictures."""
