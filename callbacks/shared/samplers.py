@@ -17,6 +17,8 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from .private_names import sampler_inside
+
 
 def flatten_loaders(loaders: Any) -> list[Any]:
     """All loaders of a loader, a (nested) list or dict of loaders, or a `CombinedLoader`, in its order."""
@@ -52,8 +54,7 @@ def sampler_parts(sampler: Any) -> Iterator[Any]:
     """A sampler and the samplers inside it."""
     while sampler is not None:
         yield sampler
-        # Lightning's wrapper keeps the user's sampler in its data set
-        inner = getattr(getattr(sampler, "dataset", None), "_sampler", None)
+        inner = sampler_inside(sampler)
         sampler = getattr(sampler, "sampler", None) if inner is None else inner
 
 
