@@ -211,7 +211,7 @@ class Steps(L.Callback):
 class Direct(HistogramRegression):
     """With targets computed in each step."""
 
-    def learn_of_labels(self, labels: Tensor) -> None:
+    def on_training_labels(self, labels: Tensor) -> None:
         """No table."""
 
 
