@@ -14,7 +14,7 @@ from .results import cell_value, ood_columns
 def auroc_heatmap_figure(results: Results) -> Figure:
     """AUROC of every score on every OOD set, means last, from the results of `OODEvaluation`."""
     scores, columns = results["scores"], ood_columns(results)
-    table = np.array([[cell_value(figures, score) for figures in columns.values()] for score in scores])
+    table = np.array([[cell_value(by_score, score) for by_score in columns.values()] for score in scores])
     figure = Figure(figsize=(max(4.2, 1.9 + 0.82 * len(columns)), 1.5 + 0.3 * len(scores)), layout="constrained")
     axes = figure.subplots()
     axes.imshow(table, cmap="RdBu", vmin=0, vmax=1, aspect="auto")

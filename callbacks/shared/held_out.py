@@ -1,6 +1,6 @@
 """Runs validation or training data through a module during ``trainer.test``, in order and without augmentation.
 
-For what is fitted before it is judged: the temperature, the feature-based scores.
+Something is fitted on them before the module is judged: a temperature, a recalibration, scores of features.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ from .collect import Table, gather_rows
 from .samplers import _batch_size, _over, _probe, drawable, flatten_loaders, origin
 
 Stage = Literal["train", "val"]
-MOST_COMMON = 0.1  # share of the calibration inputs that may be test inputs too
+MOST_COMMON = 0.1  # largest share of the calibration inputs that may be test inputs too
 
 
 class HeldOut:
