@@ -13,6 +13,7 @@ from tqdm import tqdm
 from ..shared.batches import data_module
 from ..shared.loggers import log_table
 from ..shared.random_state import preserved_random_state
+from .metrics.boosting import fit_boosted, fit_exact
 from .metrics.checks import varying
 from .metrics.downstream import FOLDS, SIZES
 from .metrics.encoding import Encoding
@@ -231,7 +232,7 @@ class DisentanglementEvaluation(Callback):
                 for size, (train, test) in tasks.items()
             }
             points, votes = chosen.get("beta_vae"), chosen.get("factor_vae")
-            return Material(split, points, votes, splits, self.exact_trees, self.seed)
+            return Material(split, points, votes, splits, fit_exact if self.exact_trees else fit_boosted, self.seed)
 
         materials = {"mean": of(slice(0, encoding.num_latents))}
         if encoding.has_posterior and self.sampled:

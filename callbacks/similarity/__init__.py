@@ -1,5 +1,6 @@
 """Similarity of a network's features within and between classes."""
 
-from .callback import SimilarityMatrices, similarity_matrix, target_similarity
+from .callback import SimilarityMatrices
+from .metrics import feature_rows, similarity_matrix, target_similarity
 
-__all__ = ["SimilarityMatrices", "similarity_matrix", "target_similarity"]
+__all__ = ["SimilarityMatrices", "feature_rows", "similarity_matrix", "target_similarity"]

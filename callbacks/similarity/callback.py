@@ -12,9 +12,9 @@ from torch import Tensor
 from ..shared.batches import batch_logits, labelled_batch
 from ..shared.collect import Collector, gather_rows
 from ..shared.loggers import log_figure
-from ..shared.rows import within_one
 from ..shared.samplers import flatten_loaders
 from .figures import similarity_figure
+from .metrics import feature_rows, similarity_matrix, target_similarity
 
 FEWEST = 8  # images of a class: with one or two there would be next to no pairs of the same class to see
 CHUNK = 32  # images in one forward pass, because the maps of all blocks are held at once
@@ -165,59 +165,6 @@ class SimilarityMatrices(Callback):
 
     def _of_each(self, classes: int) -> int:
         return max(FEWEST, self.number // classes)
-
-
-def feature_rows(features: Tensor) -> Tensor:
-    """What is compared of a sample: the standard deviation of each channel over its map, or all features.
-
-    Args:
-        features: (n, …). Four dimensions (n, C, H, W) with C > 3 and H > 1 are maps; all else is flattened, so that
-            raw pictures are.
-
-    Returns:
-        (n, C) or (n, d), at least float32, on the CPU.
-    """
-    features = features.detach().to(torch.promote_types(features.dtype, torch.float32))
-    is_map = features.ndim == 4 and features.shape[1] > 3 and features.shape[2] > 1
-    return (features.flatten(2).std(2) if is_map else features.flatten(1)).cpu()
-
-
-def similarity_matrix(rows: Tensor) -> Tensor:
-    """Pearson's correlation between the samples of a batch, over their features.
-
-    A sample whose features are all equal up to rounding correlates with none, itself included.
-
-    Args:
-        rows: (n, d), from `feature_rows`.
-
-    Returns:
-        (n, n) float64, in [-1, 1].
-    """
-    rows = within_one(rows)
-    centred = rows - rows.mean(1, keepdim=True)
-    norms = centred.norm(dim=1, keepdim=True)
-    # rounding in float32 leaves about 1e-7 of a constant row, which must not be blown up to the norm 1
-    unit = torch.where(norms <= 1e-6 * rows.norm(dim=1, keepdim=True), 0, centred / norms)
-    return (unit @ unit.T).clamp(-1, 1)
-
-
-def target_similarity(labels: Tensor, classes: int) -> Tensor:
-    """The correlation between one-hot labels: 1 for the same class, -1 / (K - 1) for another.
-
-    Args:
-        labels: (n,), integers.
-        classes: K, at least 2.
-
-    Returns:
-        (n, n) float64.
-
-    Raises:
-        ValueError: Fewer than two classes.
-    """
-    if classes < 2:
-        raise ValueError(f"expected at least two classes, got {classes}")
-    same = (labels[:, None] == labels[None, :]).double()
-    return same - (1 - same) / (classes - 1)  # `torch.where` of two numbers would round to float32
 
 
 def _block_rows(trainer: Trainer, pl_module: Any, images: Tensor) -> list[Tensor]:

@@ -9,13 +9,13 @@ from .checks import check_codes
 
 
 class Correlation(NamedTuple):
-    """What a covariance says about the dependence of latents, if they were jointly normal.
+    """How far latents depend on each other by their covariance, as if they were jointly normal.
 
     Attributes:
         total_correlation: KL divergence from the product of the marginals, in nats; infinite where a latent is a linear
             function of others.
         wasserstein: Squared 2-Wasserstein distance to the product of the marginals, in squared units of the codes.
-        wasserstein_normalised: The same by the total variance.
+        wasserstein_normalised: The same divided by the total variance.
     """
 
     total_correlation: float
@@ -57,7 +57,7 @@ def correlation_of_covariance(covariance: ArrayLike) -> Correlation:
 
 
 def gaussian_correlation(codes: ArrayLike) -> Correlation:
-    """`correlation_of_covariance` of a sample, whose covariance is divided by n - 1.
+    """`correlation_of_covariance` of the covariance of a sample, with the divisor n - 1.
 
     For independent latents the total correlation is about L (L - 1) / 4n instead of 0.
 
@@ -70,7 +70,7 @@ def gaussian_correlation(codes: ArrayLike) -> Correlation:
     values = check_codes(codes)
     varies = np.ptp(values, axis=0) > 0
     covariance = np.zeros((values.shape[1],) * 2)
-    if varies.any():  # a constant latent has none, but for rounding, which would correlate with that of others
+    if varies.any():  # the rounding errors of constant latents would correlate with each other
         covariance[np.ix_(varies, varies)] = np.cov(values[:, varies], rowvar=False, ddof=1)
     return correlation_of_covariance(covariance)
 
@@ -88,9 +88,9 @@ def kl_per_latent(mean: ArrayLike, deviation: ArrayLike) -> np.ndarray:
     Raises:
         ValueError: No image, or a deviation that is not positive.
     """
-    centre, spread = np.asarray(mean, dtype=np.float64), np.asarray(deviation, dtype=np.float64)
-    if not len(spread) or not (spread > 0).all():
-        raise ValueError(f"expected positive standard deviations of an image at least, got shape {spread.shape}")
-    log_variance = 2 * np.log(spread)
+    centre, scale = np.asarray(mean, dtype=np.float64), np.asarray(deviation, dtype=np.float64)
+    if not len(scale) or not (scale > 0).all():
+        raise ValueError(f"expected positive standard deviations of an image at least, got shape {scale.shape}")
+    log_variance = 2 * np.log(scale)
     # `expm1`, because near the prior σ² - ln σ² - 1 is lost in the rounding of 1
     return 0.5 * (centre**2 + np.maximum(np.expm1(log_variance) - log_variance, 0)).mean(0)

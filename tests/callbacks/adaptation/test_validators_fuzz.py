@@ -21,7 +21,7 @@ from callbacks.adaptation.validators import (
     soft_neighbourhood_density,
     source_accuracy,
 )
-from callbacks.similarity.callback import feature_rows, similarity_matrix, target_similarity
+from callbacks.similarity import feature_rows, similarity_matrix, target_similarity
 
 EXTREME = st.sampled_from([0.0, -0.0, 1e-45, 1e4, -1e4, 1e30, -1e30])
 LOGIT = st.one_of(st.floats(-40, 40, width=16), EXTREME)

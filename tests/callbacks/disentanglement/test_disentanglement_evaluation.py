@@ -11,8 +11,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from callbacks import DisentanglementEvaluation
 from callbacks.disentanglement import callback as disentanglement_evaluation
-from callbacks.disentanglement import kl_per_latent, mig, pair_differences, vote_variances
-from callbacks.disentanglement.metrics import irs, sap
+from callbacks.disentanglement import irs, kl_per_latent, mig, pair_differences, sap, vote_variances
 from callbacks.disentanglement.metrics.scores import SCORES
 from datamodules import SpritesDataModule
 from zoo import BetaVAE

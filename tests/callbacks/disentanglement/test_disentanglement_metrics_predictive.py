@@ -18,17 +18,19 @@ from callbacks.disentanglement import (
     boosted_trees,
     boosted_trees_exact,
     completeness_of_importance,
+    dci,
     dci_exact,
     disentanglement_of_importance,
     efficiency,
+    explicitness,
     factor_vae_score,
     logistic_regression,
     pair_differences,
+    sap,
     sap_continuous,
     sap_of_matrix,
     vote_variances,
 )
-from callbacks.disentanglement.metrics import dci, explicitness, sap
 from callbacks.disentanglement.metrics.boosting import fit_boosted
 
 SMALL = (2, 3, 5)
@@ -58,7 +60,7 @@ def test_boosted_trees_are_those_of_scikit_learn_where_no_two_columns_split_equa
     fresh = rng.normal(size=(500, 1)).astype(np.float32).astype(float)
     np.testing.assert_array_equal(own.predict(fresh), reference.predict(fresh))
     np.testing.assert_array_equal(own.predict(x), reference.predict(x))
-    assert own.importances.tolist() == [1]
+    assert own.feature_importances_.tolist() == [1]
 
 
 def test_importances_are_those_of_scikit_learn_but_for_its_draws_in_small_nodes():
@@ -67,23 +69,23 @@ def test_importances_are_those_of_scikit_learn_but_for_its_draws_in_small_nodes(
     # labels that follow the columns by thresholds, but for some noise
     y = (x[:, 0] + 0.5 * x[:, 1] + rng.normal(size=256) * 20 > 190).astype(int)
     own, reference = fit_boosted(x, y), GradientBoostingClassifier(random_state=0).fit(x, y)
-    np.testing.assert_allclose(own.importances, reference.feature_importances_, atol=2e-3)
+    np.testing.assert_allclose(own.feature_importances_, reference.feature_importances_, atol=2e-3)
 
 
 def test_importances_of_many_distinct_values_are_those_of_scikit_learn():
     x = noise(1500, 3)
     y = (x @ [2, 1, 0] + noise(1500, 1, 1)[:, 0] > 0).astype(int)
     own, reference = fit_boosted(x, y), GradientBoostingClassifier(random_state=0).fit(x, y)
-    np.testing.assert_allclose(own.importances, reference.feature_importances_, atol=1e-3)
+    np.testing.assert_allclose(own.feature_importances_, reference.feature_importances_, atol=1e-3)
     assert (own.predict(x) == reference.predict(x)).mean() > 0.99
 
 
 def test_equal_columns_share_their_importance():
     x = noise(300, 1)
     y = (x[:, 0] * 2).round().clip(-1, 1)
-    share = fit_boosted(beside(x, x), y).importances
+    share = fit_boosted(beside(x, x), y).feature_importances_
     np.testing.assert_allclose(share, [0.5, 0.5], atol=0.08)
-    assert fit_boosted(np.zeros((20, 2)), np.arange(20) % 2).importances.tolist() == [0, 0]
+    assert fit_boosted(np.zeros((20, 2)), np.arange(20) % 2).feature_importances_.tolist() == [0, 0]
 
 
 def test_dci_agrees_with_that_of_scikit_learns_trees_up_to_draws_between_equal_splits():

@@ -17,15 +17,17 @@ from callbacks.disentanglement import (
     beta_vae_score,
     boosted_trees,
     completeness_of_importance,
+    dci,
     disentanglement_of_importance,
     efficiency,
+    explicitness,
     factor_vae_score,
     logistic_regression,
     pair_differences,
+    sap,
     sap_of_matrix,
     vote_variances,
 )
-from callbacks.disentanglement.metrics import dci, explicitness, sap
 from callbacks.disentanglement.metrics.boosting import fit_boosted
 
 VALUE = st.one_of(
@@ -77,7 +79,7 @@ def test_trees_know_neither_a_rising_transform_of_a_latent_nor_the_names_of_the_
     moved = fit_boosted(codes * 2.0 ** np.arange(codes.shape[1]) + 4, labels * 7 - 100)
     distinct = all(np.diff(np.unique(column)).min(initial=1) > 1e-2 for column in codes.T)
     if distinct:
-        np.testing.assert_allclose(moved.importances, plain.importances, atol=1e-9)
+        np.testing.assert_allclose(moved.feature_importances_, plain.feature_importances_, atol=1e-9)
         moved_codes = codes * 2.0 ** np.arange(codes.shape[1]) + 4
         assert (moved.predict(moved_codes) == plain.predict(codes) * 7 - 100).all()
 
@@ -92,7 +94,7 @@ def test_trees_of_one_latent_are_those_of_scikit_learn(rows):
     codes, labels = np.array(rows)[:, :1].astype(float), np.array(rows)[:, 1]
     labels[:2] = [0, 1]
     own, reference = fit_boosted(codes, labels), GradientBoostingClassifier(random_state=0).fit(codes, labels)
-    assert own.importances.tolist() == reference.feature_importances_.tolist()
+    assert own.feature_importances_.tolist() == reference.feature_importances_.tolist()
     grid = np.linspace(-501, 501, 200)[:, None]
     probabilities = np.sort(reference.predict_proba(grid), axis=1)
     clear = probabilities[:, -1] - probabilities[:, -2] > 1e-6

@@ -22,7 +22,7 @@ from callbacks.report import load_record, render
 from callbacks.report.curves import curve_groups, learning_curves_figure
 from callbacks.report.record import plain
 from callbacks.shared.style import INK
-from callbacks.similarity.callback import feature_rows, similarity_matrix, target_similarity
+from callbacks.similarity import feature_rows, similarity_matrix, target_similarity
 from callbacks.similarity.figures import SCALE, similarity_figure, similarity_png
 from callbacks.similarity.report import similarity_pictures
 from zoo.local_error import loss as paper
