@@ -1,5 +1,7 @@
 """Codes and factors with known scores, for tests of the metrics of disentanglement."""
 
+from unittest import mock
+
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
@@ -7,12 +9,19 @@ from torch import nn
 from torch.distributions import Independent, Normal
 from torch.utils.data import DataLoader, TensorDataset
 
+from callbacks.disentanglement.metrics import boosting
+
 SPRITES = (3, 6, 40, 32, 32)
 
 
 def draw(number, seed, sizes=SPRITES):
     rng = np.random.default_rng(seed)
     return np.stack([rng.integers(size, size=number) for size in sizes], 1)
+
+
+def few_stages():
+    """Ten stages of boosted trees for what holds after any number, in a tenth of the time of the usual hundred."""
+    return mock.patch.object(boosting, "STAGES", 10)
 
 
 def sample_of(sizes):

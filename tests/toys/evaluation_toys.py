@@ -46,6 +46,13 @@ class ToyClassifier(Foreign):
         return {"logits": self(batch[0])}
 
 
+class Blocks(Foreign):
+    """Two blocks: the inputs, and what `Foreign` makes of them."""
+
+    def block_features(self, x):
+        return [x, self.body(x).relu()]
+
+
 def labelled(samples, seed, shift=0):
     """Integer inputs as bytes, and labels that are mostly what `Foreign` predicts."""
     x = integers(0, 7, (samples, INPUTS), seed)
