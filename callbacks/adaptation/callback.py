@@ -76,6 +76,8 @@ class AdaptationEvaluation(Callback):
             `domains_figure`).
     """
 
+    report_key = "adaptation"
+
     def __init__(
         self,
         max_samples: int = 2000,
@@ -278,6 +280,10 @@ class AdaptationEvaluation(Callback):
             "pca": {name: in_plane(picture, picture["points"][:, :2]) for name, picture in self._pictures.items()},
         }
         pl_module.log_dict(figures, reduce_fx="max", sync_dist=trainer.world_size > 1, add_dataloader_idx=False)
+
+    def report_results(self) -> dict[str, Any]:
+        """Put the results into the report."""
+        return self.results
 
     @rank_zero_only
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -117,7 +117,8 @@ def domains_figure(pictures: Mapping[str, Any], title: str) -> Figure:
         for value in colours:
             inside = points[(label == value) & (domain == 0)]
             if value >= 0 and len(inside):
-                panels[1].text(*np.median(inside, axis=0), str(value), ha="center", va="center", color="black", **NAME)
+                x, y = np.median(inside, axis=0)
+                panels[1].text(x, y, str(value), ha="center", va="center", color="black", **NAME)
         for axes, what in zip(panels, ("by domain", "by class"), strict=True):
             heading = f"{title} {name}, {what}" if len(pictures) > 1 or name != "after" else f"{title}, {what}"
             axes.set(xticks=[], yticks=[])

@@ -48,6 +48,8 @@ class CalibrationEvaluation(Callback):
             "after" of each.
     """
 
+    report_key = "calibration"
+
     def __init__(
         self,
         bins: int = 15,
@@ -185,6 +187,10 @@ class CalibrationEvaluation(Callback):
             figures["calibration/temperature"] = temperature
         # equal on all processes: the largest is all of them, to the last digit
         pl_module.log_dict(figures, reduce_fx="max", sync_dist=trainer.world_size > 1, add_dataloader_idx=False)
+
+    def report_results(self) -> dict[str, Any]:
+        """Put the results into the report."""
+        return self.results
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Send the reliability diagrams and the tables of figures to the loggers."""

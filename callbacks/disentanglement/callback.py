@@ -63,6 +63,8 @@ class DisentanglementEvaluation(Callback):
             rows of one entry for each factor; "downstream" holds the accuracies by classifier, size and factor).
     """
 
+    report_key = "disentanglement"
+
     def __init__(
         self,
         metrics: Sequence[str] = DEFAULT,
@@ -179,6 +181,10 @@ class DisentanglementEvaluation(Callback):
         }
         # equal on all processes: the largest is all of them, to the last digit
         pl_module.log_dict(figures, reduce_fx="max", sync_dist=trainer.world_size > 1, add_dataloader_idx=False)
+
+    def report_results(self) -> dict[str, Any]:
+        """Put the results into the report."""
+        return self.results
 
     @rank_zero_only
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

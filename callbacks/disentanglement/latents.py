@@ -22,6 +22,7 @@ from .latents_figure import (
     reconstruction_grid,
     traversals_figure,
 )
+from .report import latent_pictures
 
 NAME = "LatentPictures"
 SAMPLES = 10_000  # images of a process at most whose codes are looked at
@@ -68,6 +69,8 @@ class LatentPictures(Callback):
     Raises:
         ValueError: An argument is out of its range.
     """
+
+    report_key = "latents"
 
     def __init__(
         self,
@@ -179,6 +182,10 @@ class LatentPictures(Callback):
         if self._draws_now(trainer):
             self._look(trainer, pl_module)
             self._send(trainer)
+
+    def report_results(self) -> dict[str, Any]:
+        """Put the results into the report, pictures in place of arrays."""
+        return latent_pictures(self.results) if self.results else {}
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Send the pictures to the loggers."""

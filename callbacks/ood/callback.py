@@ -53,6 +53,8 @@ class OODEvaluation(Callback):
             "scores", "sets", "near_mean", "far_mean" with the target as in-distribution.
     """
 
+    report_key = "ood"
+
     def __init__(
         self,
         scores: list[str] | None = None,
@@ -228,6 +230,10 @@ class OODEvaluation(Callback):
         means |= {name: value for name, value in shifted.items() if "_mean/" in name and name.endswith("/auroc")}
         # equal on all processes: the largest is all of them, to the last digit
         pl_module.log_dict(means, reduce_fx="max", sync_dist=trainer.world_size > 1, add_dataloader_idx=False)
+
+    def report_results(self) -> dict[str, Any]:
+        """Put the results into the report."""
+        return self.results
 
     @rank_zero_only
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -67,6 +67,8 @@ class RegressionCalibration(Callback):
         ValueError: No level, or one outside (0, 1).
     """
 
+    report_key = "regression"
+
     def __init__(
         self, levels: Sequence[float] = (0.5, 0.8, 0.9, 0.95), calibration_data: DataLoader | None = None
     ) -> None:
@@ -178,6 +180,10 @@ class RegressionCalibration(Callback):
         named = {f"calibration/{key}": value for key, value in figures.items()}
         # equal on all processes: the largest is all of them, to the last digit
         pl_module.log_dict(named, reduce_fx="max", sync_dist=trainer.world_size > 1, add_dataloader_idx=False)
+
+    def report_results(self) -> dict[str, Any]:
+        """Put the results into the report."""
+        return self.results
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Send the pictures and the table of figures to the loggers."""

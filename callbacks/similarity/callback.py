@@ -15,6 +15,7 @@ from ..shared.loggers import log_figure
 from ..shared.samplers import flatten_loaders
 from .figures import similarity_figure
 from .metrics import feature_rows, similarity_matrix, target_similarity
+from .report import similarity_pictures
 
 FEWEST = 8  # images of a class: with one or two there would be next to no pairs of the same class to see
 CHUNK = 32  # images in one forward pass, because the maps of all blocks are held at once
@@ -48,6 +49,8 @@ class SimilarityMatrices(Callback):
     Raises:
         ValueError: ``number`` is too small.
     """
+
+    report_key = "similarity"
 
     def __init__(self, number: int = 128) -> None:
         if number < 2 * FEWEST:
@@ -156,6 +159,10 @@ class SimilarityMatrices(Callback):
         figures = {f"similarity/{name}": block["difference"] for name, block in blocks.items()}
         # equal on all processes: the largest is all of them, to the last digit
         pl_module.log_dict(figures, reduce_fx="max", sync_dist=trainer.world_size > 1, add_dataloader_idx=False)
+
+    def report_results(self) -> dict[str, Any]:
+        """Put the results into the report, matrices as pictures."""
+        return similarity_pictures(self.results) if self.results else {}
 
     @rank_zero_only
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
