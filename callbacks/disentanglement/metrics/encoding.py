@@ -7,11 +7,34 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
+from torch.distributions import Normal
 from tqdm import tqdm
 
 from ...shared.checks import check_shape
 
 TABLE = 2**22  # largest number of combinations of factors whose codes are kept
+
+
+def posterior_moments(module: Any, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Mean and standard deviation (B, L) of the posterior of images.
+
+    Args:
+        module: With ``posterior(x)``, a ``Normal`` or ``Independent(Normal)`` distribution, or only with ``encode(x)``,
+            whose codes have no standard deviation (None).
+        x: (B, C, H, W).
+
+    Raises:
+        ValueError: The posterior is not normal, or codes have another shape.
+    """
+    name = type(module).__name__
+    if not callable(getattr(module, "posterior", None)):
+        return check_shape(module.encode(x), (len(x), "latents"), f"{name}.encode(x)"), None
+    posterior = module.posterior(x)
+    if not isinstance(getattr(posterior, "base_dist", posterior), Normal):
+        raise ValueError(f"expected a Normal or Independent(Normal) from {name}.posterior(x), got {posterior}")
+    shape = (len(x), "latents")
+    mean = check_shape(posterior.mean, shape, f"{name}.posterior(x).mean")
+    return mean, check_shape(posterior.stddev, shape, f"{name}.posterior(x).stddev")
 
 
 class Representations(NamedTuple):
@@ -27,8 +50,9 @@ class Representations(NamedTuple):
     deviation: np.ndarray | None
     sampled: np.ndarray | None
 
-    def beside_each_other(self) -> np.ndarray:
-        """Return means (n, L), or means and draws (n, 2 L)."""
+    @property
+    def codes(self) -> np.ndarray:
+        """Means (n, L), or means and draws side by side (n, 2 L)."""
         return self.mean if self.sampled is None else np.concatenate([self.mean, self.sampled], 1)
 
 
@@ -86,8 +110,8 @@ class Encoding:
         return Representations(mean, deviation, mean + deviation * noise)
 
     def codes(self, factors: np.ndarray, generator: torch.Generator) -> np.ndarray:
-        """Means and, with a posterior, a fresh draw beside them: (n, L) or (n, 2 L), see `representations`."""
-        return self.representations(factors, generator).beside_each_other()
+        """Encode images of factors, see `representations`: means (n, L), or means and draws side by side (n, 2 L)."""
+        return self.representations(factors, generator).codes
 
     def _look_up(self, factors: np.ndarray, seed: int) -> np.ndarray:
         index = np.ravel_multi_index(tuple(factors.T), self._sizes)
@@ -127,14 +151,7 @@ class Encoding:
 
     def _forward(self, factors: Tensor, generator: torch.Generator) -> Tensor:
         x = self._data.images_of(factors.to(self._trainer.strategy.root_device), generator)
-        module: Any = self._module
         with torch.no_grad(), self._trainer.precision_plugin.forward_context():
-            if self.has_posterior:
-                posterior = module.posterior(x)
-                parts = [("posterior(x).mean", posterior.mean), ("posterior(x).stddev", posterior.stddev)]
-            else:
-                parts = [("encode(x)", module.encode(x))]
-        for call, part in parts:
-            check_shape(part, (len(x), "latents"), f"{type(module).__name__}.{call}")
-        self.num_latents = parts[0][1].shape[1]
-        return torch.cat([part.float() for _, part in parts], 1)
+            mean, deviation = posterior_moments(self._module, x)
+        self.num_latents = mean.shape[1]
+        return torch.cat([part.float() for part in (mean, deviation) if part is not None], 1)

@@ -28,9 +28,13 @@ class Split(NamedTuple):
     test_codes: np.ndarray
     test_factors: np.ndarray
 
+    def columns(self, latents: slice) -> "Split":
+        """Return the same samples with some of the latents."""
+        return self._replace(codes=self.codes[:, latents], test_codes=self.test_codes[:, latents])
+
 
 class Material(NamedTuple):
-    """What the metrics of one representation are computed from.
+    """Samples that the metrics of a representation are computed from.
 
     Attributes:
         split: For all metrics but those of the next three attributes.
@@ -47,6 +51,13 @@ class Material(NamedTuple):
     tasks: Mapping[int, Split]
     fit_trees: FitTrees = fit_boosted
     seed: int = 0
+
+    def columns(self, latents: slice) -> "Material":
+        """Return the same samples, points and votes with some of the latents."""
+        pairs: dict[str, Any] = {"points": self.points, "votes": self.votes}
+        pairs = {name: pair and tuple(part.columns(latents) for part in pair) for name, pair in pairs.items()}
+        tasks = {size: split.columns(latents) for size, split in self.tasks.items()}
+        return self._replace(split=self.split.columns(latents), tasks=tasks, **pairs)
 
 
 def _beta_vae(material: Material) -> Scores:

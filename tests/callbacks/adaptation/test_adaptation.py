@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Sampler
 from callbacks import AdaptationEvaluation, Randomness
 from callbacks.adaptation import validators
 from callbacks.adaptation.density_ratio import density_ratio
-from callbacks.adaptation.domains import oracle_figures
+from callbacks.adaptation.domains import oracle_metrics
 from callbacks.adaptation.proxy_distance import proxy_a_distance
 
 
@@ -197,7 +197,7 @@ def test_validation_after_a_fit_by_the_same_trainer_judges_its_own_data():
 
 def test_the_oracle_takes_samples_without_finite_logits_for_wrong():
     logits = torch.tensor([[math.nan, 0], [1.0, 0]])
-    assert oracle_figures(logits, torch.tensor([0, 0])) == {"acc": 0.5, "nll": math.inf}
+    assert oracle_metrics(logits, torch.tensor([0, 0])) == {"acc": 0.5, "nll": math.inf}
 
 
 def test_the_test_has_the_oracles_figures_and_the_distance_of_the_features():

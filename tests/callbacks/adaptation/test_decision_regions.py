@@ -198,5 +198,5 @@ def test_a_test_without_a_target_is_refused_and_so_is_too_coarse_a_grid():
 
     with pytest.raises(ValueError, match=r"DecisionRegions needs a set named 'target/<name>' .* in test_sets"):
         results_of(Lone())
-    with pytest.raises(ValueError, match="resolution >= 2, got 1"):
+    with pytest.raises(ValueError, match="resolution of at least 2, got 1"):
         DecisionRegions(resolution=1)

@@ -147,9 +147,9 @@ class Other(ToyVAE):
     [
         (Mute, TypeError, r"LatentPictures needs a module with decode\(z\) .*Mute has no method 'decode'"),
         (Blank, TypeError, r"encode\(x\) -> \(B, L\); Blank has no method 'encode'"),
-        (Shapeless, ValueError, r"expects codes of shape \(4, L\) of Shapeless.encode\(x\), got \(4, 1, 8, 8\)"),
-        (Narrow, ValueError, r"expects \(64, 1, 8, 8\) of Narrow.decode\(z\), got \(64, 3\)"),
-        (Other, ValueError, r"expects an Independent\(Normal\) of Other.posterior\(x\), got Laplace"),
+        (Shapeless, ValueError, r"expected Shapeless\.encode\(x\) of shape \(4, latents\), got \(4, 1, 8, 8\)"),
+        (Narrow, ValueError, r"expected Narrow\.decode\(z\) of shape \(64, 1, 8, 8\), got \(64, 3\)"),
+        (Other, ValueError, r"expected a Normal or Independent\(Normal\) from Other\.posterior\(x\), got Laplace"),
     ],
 )
 def test_what_a_module_lacks_is_named_in_one_message(module, error, message):

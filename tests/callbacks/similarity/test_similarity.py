@@ -208,7 +208,7 @@ def test_features_of_another_kind_are_refused_by_name(found, message):
 
 
 def test_too_few_images_are_refused():
-    with pytest.raises(ValueError, match="expected number >= 16, 8 images of two classes, got 15"):
+    with pytest.raises(ValueError, match="expected number of at least 16, got 15"):
         SimilarityMatrices(15)
 
 

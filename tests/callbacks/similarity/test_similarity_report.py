@@ -16,6 +16,7 @@ from PIL import Image
 from callbacks import Report, SimilarityMatrices
 from callbacks.report import load_record
 from callbacks.report.record import plain
+from callbacks.shared.html import Figures
 from callbacks.similarity import similarity_matrix, target_similarity
 from callbacks.similarity.figures import SCALE, similarity_figure, similarity_png
 from callbacks.similarity.report import similarity_pictures, similarity_section
@@ -122,10 +123,9 @@ def test_the_report_shows_the_matrices_and_its_record_keeps_them(tmp_path):
 
 
 def test_the_report_of_several_runs_shows_those_that_have_matrices():
-    assert similarity_section({"a": {}, "b": {"similarity": None}}) == ""
-    page = similarity_section(
-        {"a": {"similarity": plain(similarity_pictures(results_of()))}, "b": {"similarity": None}}
-    )
+    assert similarity_section({"a": {}, "b": {"similarity": None}}, Figures()) == ""
+    record = {"similarity": plain(similarity_pictures(results_of()))}
+    page = similarity_section({"a": record, "b": {"similarity": None}}, Figures())
     assert page.count('alt="similarity matrix of target"') == 1
 
 
@@ -133,6 +133,6 @@ def test_a_record_cannot_smuggle_html_or_an_address_into_the_page():
     hostile = '"><script>'
     found = plain(similarity_pictures(results_of(blocks=1)))
     record = found | {"target": "https://example.org", "blocks": {hostile: found["blocks"]["block_0"]}}
-    page = similarity_section({"a": {"similarity": record}})
+    page = similarity_section({"a": {"similarity": record}}, Figures())
     assert "<script" not in page
     assert 'src="https' not in page
