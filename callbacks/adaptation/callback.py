@@ -8,10 +8,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from torch.utils.data import DataLoader
 
-from ..shared.batches import data_module
 from ..shared.checks import check_at_least
+from ..shared.collect import log_identical
+from ..shared.held_out import HeldOut
 from ..shared.loggers import log_figure
 from ..shared.random_state import preserved_random_state
+from ..shared.samplers import loader_names
 from . import validators
 from .density_ratio import density_ratio
 from .domains import (
@@ -24,7 +26,6 @@ from .domains import (
     find_target,
     oracle_metrics,
     run_features,
-    set_names,
     training_loader,
     validating,
 )
@@ -120,16 +121,15 @@ class AdaptationEvaluation(Callback):
         self._before: dict[str, Any] = {}
         self._monitors: list[str] = []
         self._pictures: dict[str, dict[str, Any]] = {}
-        self._set_up_for_fit: int | None = None
+        self._held_out = HeldOut("train")
         self._names = ("source", "target")
         self._collectors: dict[int, DomainCollector] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check what the module and the data module offer."""
         check_module(pl_module, NAME)
-        if stage == "fit":
-            self._set_up_for_fit = id(data_module(trainer))
-        if stage != "test" and (names := set_names(trainer, "val_sets", self.val_sets)) is not None:
+        self._held_out.remember(trainer, stage)
+        if stage != "test" and (names := loader_names(trainer, "val_sets", self.val_sets)) is not None:
             find_target(names, "val_sets", NAME)
 
     def state_dict(self) -> dict[str, Any]:
@@ -213,7 +213,7 @@ class AdaptationEvaluation(Callback):
             oracle = oracle_metrics(target.logits, target.labels)
             metrics |= {f"oracle/val_{name}": value for name, value in oracle.items()}
         self.validation = metrics
-        pl_module.log_dict(metrics, reduce_fx="max", sync_dist=trainer.world_size > 1, add_dataloader_idx=False)
+        log_identical(pl_module, metrics)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute and log the oracle's metrics and the proxy A-distance."""
@@ -243,7 +243,7 @@ class AdaptationEvaluation(Callback):
             "proxy_a_distance": None if distance is None else distance._asdict(),
             "pca": {name: in_plane(picture, picture["points"][:, :2]) for name, picture in self._pictures.items()},
         }
-        pl_module.log_dict(metrics, reduce_fx="max", sync_dist=trainer.world_size > 1, add_dataloader_idx=False)
+        log_identical(pl_module, metrics)
 
     @rank_zero_only
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -292,7 +292,7 @@ class AdaptationEvaluation(Callback):
         self, trainer: Trainer, pl_module: LightningModule, source: DomainRows, target: DomainRows
     ) -> dict[str, float]:
         """Deep embedded validation. A collective."""
-        loader = training_loader(trainer, pl_module, self._set_up_for_fit == id(data_module(trainer)))
+        loader = training_loader(trainer, pl_module, self._held_out)
         if loader is None:
             rank_zero_warn(f"{NAME} leaves out validator/dev: there is no DataLoader of labelled training data")
             return {}

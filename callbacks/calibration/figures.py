@@ -41,12 +41,7 @@ def _reliability(upper: Axes, lower: Axes, part: Results, samples: int, title: s
     ):
         if count and accuracy is not None and confidence is not None:
             upper.bar(low, accuracy, width, align="edge", color=IN_DISTRIBUTION, alpha=0.75, linewidth=0)
-            gap: dict[str, Any] = {
-                "facecolor": "none",
-                "edgecolor": PALETTE[0],
-                "hatch": "////",
-                "linewidth": 0.8,
-            }
+            gap: dict[str, Any] = {"facecolor": "none", "edgecolor": PALETTE[0], "hatch": "////", "linewidth": 0.8}
             upper.bar(low, confidence - accuracy, width, accuracy, align="edge", **gap)
     lines = (
         f"ECE {part['ece']:.4f}",

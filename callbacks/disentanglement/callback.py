@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from ..shared.batches import data_module
 from ..shared.checks import check_at_least
+from ..shared.collect import log_identical
 from ..shared.loggers import log_table
 from ..shared.random_state import preserved_random_state
 from .metrics.boosting import fit_boosted, fit_exact
@@ -163,8 +164,7 @@ class DisentanglementEvaluation(Callback):
             for representation, by_name in scores.items()
             for name, score in by_name.items()
         }
-        # identical on all processes; `max` avoids rounding
-        pl_module.log_dict(metrics, reduce_fx="max", sync_dist=trainer.world_size > 1, add_dataloader_idx=False)
+        log_identical(pl_module, metrics)
 
     def report_results(self) -> dict[str, Any]:
         """Put the results into the report."""

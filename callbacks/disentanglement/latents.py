@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..shared.batches import batch_inputs
 from ..shared.checks import check_at_least, check_shape, require_method
+from ..shared.collect import log_identical
 from ..shared.loggers import log_figure, log_images, to_uint8
 from ..shared.random_state import preserved_random_state
 from .callback import DisentanglementEvaluation
@@ -149,8 +150,7 @@ class LatentPictures(Callback):
         """Decode, and log the number of active latents. A collective."""
         self._decode(trainer, pl_module)
         if self.results:
-            metrics = {"latents/active": float(self.results["active"].sum())}  # equal on all processes
-            pl_module.log_dict(metrics, reduce_fx="max", sync_dist=trainer.world_size > 1, add_dataloader_idx=False)
+            log_identical(pl_module, {"latents/active": float(self.results["active"].sum())})
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Decode and draw after every n-th validation. A collective."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..shared.html import Figures, Record, Runs, gallery, number, per_run, picture, section, table
 from ..shared.loggers import figure_png, png
-from ..shared.sections import Column, Contest, Section, Value, add_section
+from ..shared.sections import Column, Section, Value, add_section
 from .latents_figure import information_shares, kl_figure, reconstruction_grid, traversals_figure
 from .metrics.information import BINS
 
@@ -184,21 +184,17 @@ def _pictures(latents: Mapping[str, Any]) -> Iterator[str]:
             yield picture(latents[name], caption, escape(caption), "wide")
 
 
-def disentanglement_values(record: Record) -> dict[str, Value]:
+def disentanglement_values(results: Mapping[str, Any]) -> dict[str, Value]:
     """The columns of the summary table: scores of the posterior means."""
-    scores = ((record.get("disentanglement") or {}).get("scores") or {}).get("mean") or {}
+    scores = (results.get("scores") or {}).get("mean") or {}
     return {key: Value(scores[key]) for key in COLUMNS if scores.get(key) is not None}
 
 
 NOTE_ON_COLUMNS = "MIG, DCI, FactorVAE score and SAP are those of the posterior means, official settings."
 COLUMNS = {
-    "mig": Column("MIG", True, 3, Contest("has the larger MIG (no interval)", "MIG", ".3f"), NOTE_ON_COLUMNS),
+    "mig": Column("MIG", True, wins="has the larger MIG (no interval)", note=NOTE_ON_COLUMNS),
     "dci_disentanglement": Column(
-        "DCI disentanglement",
-        True,
-        3,
-        Contest("has the larger DCI disentanglement (no interval)", "DCI disentanglement", ".3f"),
-        NOTE_ON_COLUMNS,
+        "DCI disentanglement", True, wins="has the larger DCI disentanglement (no interval)", note=NOTE_ON_COLUMNS
     ),
     "factor_vae": Column("FactorVAE score", True, note=NOTE_ON_COLUMNS),
     "sap": Column("SAP", True, note=NOTE_ON_COLUMNS),

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ..shared.style import IN_DISTRIBUTION, INK, PALETTE, PANEL, Results, legend_above, panels, tidy
+from .results import cell_value, ood_columns
 
 
 def auroc_heatmap_figure(results: Results) -> Figure:
@@ -31,19 +32,6 @@ def auroc_heatmap_figure(results: Results) -> Figure:
     axes.tick_params(length=0, labelsize=8.5, colors=INK)
     axes.spines[:].set_visible(False)
     return figure
-
-
-def ood_columns(results: Results) -> dict[str, Results]:
-    """The OOD sets and then the near and far means, each with its figures by score."""
-    columns = dict(results["sets"])
-    means = {"near mean": results.get("near_mean"), "far mean": results.get("far_mean")}
-    return columns | {name: figures for name, figures in means.items() if figures}
-
-
-def cell_value(figures: Results, score: str, figure: str = "auroc") -> float:
-    """One number of a set or mean; NaN where it is missing."""
-    value = (figures.get(score) or {}).get(figure)
-    return math.nan if value is None else value
 
 
 def score_histogram_figure(results: Results, score: str) -> Figure:

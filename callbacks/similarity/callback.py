@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..shared.batches import batch_logits, labelled_batch
 from ..shared.checks import check_at_least, require_method
-from ..shared.collect import Collector, gather_rows
+from ..shared.collect import Collector, gather_rows, log_identical
 from ..shared.loggers import log_figure
 from ..shared.samplers import flatten_loaders
 from .figures import similarity_figure
@@ -134,9 +134,7 @@ class SimilarityMatrices(Callback):
             "target": target.numpy(),
             "blocks": blocks,
         }
-        metrics = {f"similarity/{name}": block["difference"] for name, block in blocks.items()}
-        # identical on all processes; `max` avoids rounding
-        pl_module.log_dict(metrics, reduce_fx="max", sync_dist=trainer.world_size > 1, add_dataloader_idx=False)
+        log_identical(pl_module, {f"similarity/{name}": block["difference"] for name, block in blocks.items()})
 
     def report_results(self) -> dict[str, Any]:
         """Put the results into the report, matrices as pictures."""
