@@ -183,13 +183,7 @@ class AdaptationEvaluation(Callback):
             self._collect_from(trainer, domains, self.max_samples)
 
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Collect logits, labels and features of the two domains."""
         if (collector := self._collectors.get(dataloader_idx)) is not None:

@@ -77,13 +77,7 @@ class DecisionRegions(Callback):
         }
 
     def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Keep the points."""
         if (collector := self._collectors.get(dataloader_idx)) is not None:
@@ -134,9 +128,6 @@ def decision_regions(
 
     Returns:
         The ``results`` of `DecisionRegions`.
-
-    Raises:
-        ValueError: The module's outputs have another shape.
     """
     points = torch.cat([source, target]).cpu()
     low, high = points.min(0).values, points.max(0).values

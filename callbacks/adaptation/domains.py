@@ -53,11 +53,7 @@ class DomainRows(NamedTuple):
 
 
 def check_module(pl_module: LightningModule, needed_by: str) -> None:
-    """Raise if a module has no logits or no features.
-
-    Raises:
-        TypeError: It has no ``forward``, or neither ``domain_features`` nor ``features``.
-    """
+    """Raise a TypeError if a module has no ``forward``, or neither ``domain_features`` nor ``features``."""
     name = type(pl_module).__name__
     if not is_overridden("forward", pl_module):
         raise TypeError(f"{needed_by} needs forward(x) -> (B, K) logits: {name} has none")
@@ -69,11 +65,7 @@ def check_module(pl_module: LightningModule, needed_by: str) -> None:
 
 
 def find_target(names: list[str], attribute: str, needed_by: str) -> int:
-    """The position of the first name ``target/…`` after that of the source, which is at 0.
-
-    Raises:
-        ValueError: There is none.
-    """
+    """Position of the first name ``target/…`` after the source's, which is at 0; a ValueError if there is none."""
     for position, name in enumerate(names):
         if position and name.startswith(TARGET):
             return position
@@ -156,11 +148,7 @@ def _inputs_and_labels(batch: Any) -> tuple[Tensor, Tensor]:
 
 
 def domain_features(pl_module: Any, x: Tensor) -> Tensor:
-    """The input of the domain head, (B, D) on the CPU: ``domain_features(x)``, or ``features(x)`` of other modules.
-
-    Raises:
-        ValueError: The features have another shape.
-    """
+    """The input of the domain head, (B, D) on the CPU: ``domain_features(x)``, or ``features(x)`` of other modules."""
     method = "domain_features" if callable(getattr(pl_module, "domain_features", None)) else "features"
     features = getattr(pl_module, method)(x)
     return to_table(check_shape(features, (len(x), "D"), f"{type(pl_module).__name__}.{method}(x)"))

@@ -17,24 +17,16 @@ Floats = NDArray[np.float64]
 
 
 def source_accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Share of source samples whose most probable class is the label, in [0, 1]; NaN where a logit is NaN.
-
-    Args:
-        logits: (N, K) of source validation data.
-        labels: (N,) integers in [0, K).
-    """
+    """Share of source samples whose most probable class, by logits (N, K), is the label (N,); NaN for a NaN logit."""
     if bool(logits.isnan().any()):
         return math.nan
     return (logits.argmax(1) == labels).double().mean().item()
 
 
 def entropy_score(logits: Tensor) -> float:
-    """Minus the mean entropy of the predictions in nats, in [-log K, 0]: 0 where all are certain.
+    """Minus the mean entropy in nats of target predictions, logits (N, K), in [-log K, 0]: 0 if all are certain.
 
     It does not tell certain and wrong predictions from certain and right ones; one class for all samples scores best.
-
-    Args:
-        logits: (N, K) of unlabelled target data.
     """
     log_p = logits.double().log_softmax(1)
     # p log p is 0 where p is 0 and its logarithm infinite
@@ -42,11 +34,7 @@ def entropy_score(logits: Tensor) -> float:
 
 
 def diversity_score(logits: Tensor) -> float:
-    """Entropy of the mean prediction in nats, in [0, log K]: log K where all classes are predicted equally often.
-
-    Args:
-        logits: (N, K) of unlabelled target data.
-    """
+    """Entropy in nats of the mean target prediction, logits (N, K), in [0, log K]: log K if all classes are as frequent."""
     p = logits.double().softmax(1).mean(0)
     return -torch.special.xlogy(p, p).sum().item()
 
@@ -57,9 +45,6 @@ def information_maximisation(logits: Tensor) -> float:
     It is 0 where all samples have one prediction, whether certain or not, and log K where all predictions are certain
     and the classes equally frequent. Krause, Perona & Gomes 2010, "Discriminative Clustering by Regularized Information
     Maximization".
-
-    Args:
-        logits: (N, K) of unlabelled target data.
     """
     return entropy_score(logits) + diversity_score(logits)
 

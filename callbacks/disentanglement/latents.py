@@ -120,13 +120,7 @@ class LatentPictures(Callback):
         self._validations += not trainer.sanity_checking
 
     def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Add the images and codes of a batch of the first loader, in a test or a validation that is drawn."""
         if dataloader_idx or not self._draws_now(trainer):
@@ -304,11 +298,7 @@ def traversal_codes(
 
 
 def decode(module: Any, codes: Tensor, shape: Sequence[int]) -> Tensor:
-    """Decode codes (N, L) to pictures (N, C, H, W) of the shape (C, H, W), on the CPU in float32.
-
-    Raises:
-        ValueError: The decoder's result has another shape.
-    """
+    """Decode codes (N, L) to pictures (N, C, H, W) of the shape (C, H, W), on the CPU in float32."""
     parts = []
     for chunk in codes.split(CHUNK):
         pictures = check_shape(module.decode(chunk), (len(chunk), *shape), f"{type(module).__name__}.decode(z)")

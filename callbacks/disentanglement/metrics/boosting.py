@@ -72,9 +72,6 @@ def fit_boosted(codes: np.ndarray, labels: np.ndarray, seed: int = 0) -> Boosted
         codes: (n, L) finite values.
         labels: (n,) of at least two values.
         seed: Seed of the random choice between columns that split equally well, as duplicates do.
-
-    Raises:
-        ValueError: Labels of one value.
     """
     classes, ranks = np.unique(labels, return_inverse=True)
     if len(classes) < 2:

@@ -60,11 +60,7 @@ def varying(factors: np.ndarray) -> np.ndarray:
 
 
 def check_sample(codes: ArrayLike, factors: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Return codes (n, L) as float64 and the factors that vary, (n, K'), as int64.
-
-    Raises:
-        ValueError: Codes or factors are not as expected, or every factor is constant.
-    """
+    """Return codes (n, L) as float64 and the factors that vary, (n, K'), as int64."""
     values = check_codes(codes)
     labels = check_factors(factors, len(values))
     return values, labels[:, varying(labels)]
@@ -97,11 +93,7 @@ def check_split(
 def check_varying_split(
     codes: ArrayLike, factors: ArrayLike, test_codes: ArrayLike, test_factors: ArrayLike
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """`check_split`, but only with the factors that vary in the training sample.
-
-    Raises:
-        ValueError: As in `check_split`, or every factor is constant.
-    """
+    """`check_split`, but only with the factors that vary in the training sample."""
     train, labels, test, test_labels = check_split(codes, factors, test_codes, test_factors)
     columns = varying(labels)
     return train, labels[:, columns], test, test_labels[:, columns]

@@ -31,12 +31,9 @@ class DCI(NamedTuple):
 
 
 def disentanglement_of_importance(importance: ArrayLike) -> float:
-    """Mean over latents, weighted by importance, of 1 - entropy of the latent's shares over factors (base K).
+    """Mean over latents, weighted by importance (L, K), of 1 - entropy of the latent's shares over factors (base K).
 
     It is 1 for a single factor and 0 for no importance at all.
-
-    Args:
-        importance: (L, K), at least 0.
     """
     matrix = np.asarray(importance, dtype=np.float64)
     total = matrix.sum()
@@ -50,12 +47,9 @@ def disentanglement_of_importance(importance: ArrayLike) -> float:
 
 
 def completeness_of_importance(importance: ArrayLike) -> float:
-    """Mean over factors, weighted by importance, of 1 - entropy of the factor's shares over latents (base L).
+    """Mean over factors, weighted by importance (L, K), of 1 - entropy of the factor's shares over latents (base L).
 
     It is 1 for a single latent and 0 for no importance at all.
-
-    Args:
-        importance: (L, K), at least 0.
     """
     return disentanglement_of_importance(np.asarray(importance, dtype=np.float64).T)
 
@@ -81,9 +75,6 @@ def dci(
         test_factors: (m, K).
         seed: Seed of the random choice between equal splits.
         fit: How the trees are fitted.
-
-    Raises:
-        ValueError: Codes that are not finite, shapes that do not fit, or no factor that varies.
     """
     train, labels, test, test_labels = check_varying_split(codes, factors, test_codes, test_factors)
     importance = np.empty((train.shape[1], labels.shape[1]))

@@ -42,9 +42,6 @@ def logistic_regression(
         factors: (n, K), taken as classes.
         test_codes: (m, L).
         test_factors: (m, K).
-
-    Raises:
-        ValueError: Codes that are not finite, shapes that do not fit, fewer samples than folds.
     """
     if (rows := len(np.asarray(codes))) < FOLDS:
         raise ValueError(f"expected at least {FOLDS} samples, one for each fold, got {rows}")
@@ -72,9 +69,6 @@ def boosted_trees(
         test_factors: (m, K).
         seed: Seed of the random choice between equal splits.
         fit: How the trees are fitted.
-
-    Raises:
-        ValueError: Codes that are not finite, shapes that do not fit, or too few samples.
     """
     return _each_factor(lambda x, y: fit(x, y, seed), codes, factors, test_codes, test_factors)
 
@@ -96,9 +90,6 @@ def efficiency(accuracies: Mapping[int, Accuracy], few: int = 100, many: int = 1
 
     Returns:
         At least 0; infinite where only the few predict anything, NaN where neither does.
-
-    Raises:
-        KeyError: There is no accuracy for one of the two.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(np.divide(accuracies[few].test.mean(), accuracies[many].test.mean()))

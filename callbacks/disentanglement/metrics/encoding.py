@@ -97,9 +97,6 @@ class Encoding:
             factors: (n, K), equal on all processes.
             generator: Seeds the noise and what the images need beside the factors. One number is taken from it, however
                 many images are encoded, so that later draws do not depend on that.
-
-        Raises:
-            ValueError: Codes of another shape, NaN or infinite ones, or standard deviations that are not positive.
         """
         seed = int(torch.randint(2**62, (), generator=generator))
         moments = self._look_up(factors, seed) if self._keeps else self._encode(factors, seed)

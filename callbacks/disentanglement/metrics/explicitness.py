@@ -31,9 +31,6 @@ def explicitness(codes: ArrayLike, factors: ArrayLike, test_codes: ArrayLike, te
         factors: (n, K), taken as classes.
         test_codes: (m, L).
         test_factors: (m, K).
-
-    Raises:
-        ValueError: Codes that are not finite, shapes that do not fit, or no factor that varies.
     """
     train, labels, test, test_labels = check_varying_split(codes, factors, test_codes, test_factors)
     deviation = spread(train)

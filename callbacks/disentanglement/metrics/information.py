@@ -22,19 +22,13 @@ def enough_bins(factors: ArrayLike, fewest: int = BINS) -> int:
 
 
 def discretise(codes: ArrayLike, bins: int = BINS) -> np.ndarray:
-    """Bin each latent into intervals of equal width over its range in the sample.
+    """Bin each latent into intervals of equal width over its range: (n, L) int64 in [0, bins).
 
     The largest value is in the last bin; a constant latent is in one bin. One outlier makes all bins wide.
 
     Args:
         codes: (n, L).
-        bins: Number of bins of each latent, at least 2.
-
-    Returns:
-        (n, L) int64 in [0, bins).
-
-    Raises:
-        ValueError: Fewer samples than bins, or codes that are not finite.
+        bins: Number of bins of each latent, at least 2 and at most n.
     """
     if bins < 2:
         raise ValueError(f"expected at least 2 bins, got {bins}")
@@ -47,19 +41,13 @@ def discretise(codes: ArrayLike, bins: int = BINS) -> np.ndarray:
 
 
 def mutual_information_matrix(first: ArrayLike, second: ArrayLike, corrected: bool = False) -> np.ndarray:
-    """Mutual information of every column of one table of integers with every column of another.
+    """Mutual information (A, B) in nats of every column of one table of integers with every column of another.
 
     Args:
         first: (n, A) integers, as from `discretise`.
         second: (n, B) integers.
-        corrected: The Miller-Madow estimate: each of the three entropies gets (occupied cells - 1) / 2n added. Zero
-            where that is negative.
-
-    Returns:
-        (A, B) float64, in nats, at least 0.
-
-    Raises:
-        ValueError: A table that is not one of integers, or of another length.
+        corrected: Whether to use the Miller-Madow estimate: each of the three entropies gets (occupied cells - 1) / 2n
+            added. It is 0 where that is negative.
     """
     rows = len(np.atleast_1d(first))
     left, right = _ranks(check_factors(first, rows)), _ranks(check_factors(second, rows))
@@ -67,15 +55,7 @@ def mutual_information_matrix(first: ArrayLike, second: ArrayLike, corrected: bo
 
 
 def entropies(table: ArrayLike, corrected: bool = False) -> np.ndarray:
-    """Entropy of each column of a table of integers.
-
-    Args:
-        table: (n, K) integers.
-        corrected: The Miller-Madow estimate: (values that occur - 1) / 2n are added.
-
-    Returns:
-        (K,) float64, in nats.
-    """
+    """Entropy (K,) in nats of each column of a table of integers (n, K); corrected with (values - 1) / 2n added."""
     whole = check_factors(table, len(np.atleast_1d(table)))
     counts = [np.unique(column, return_counts=True)[1] for column in whole.T]
     extra = [(len(count) - 1) / (2 * len(whole)) if corrected else 0.0 for count in counts]
@@ -97,9 +77,6 @@ def mig_of_matrix(information: ArrayLike, entropy: ArrayLike) -> float:
     Args:
         information: (L, K), in nats.
         entropy: (K,) of the factors, in nats.
-
-    Raises:
-        ValueError: No factor has a positive entropy.
     """
     height = np.asarray(entropy, dtype=np.float64)
     if not (height > 0).any():
@@ -108,7 +85,7 @@ def mig_of_matrix(information: ArrayLike, entropy: ArrayLike) -> float:
 
 
 def mig(codes: ArrayLike, factors: ArrayLike, bins: int = BINS, corrected: bool = False) -> float:
-    """Mutual information gap of codes, see `mig_of_matrix`.
+    """Mutual information gap of codes, in [0, 1], see `mig_of_matrix`.
 
     The official metric has 20 bins and plug-in estimates. With ``bins=enough_bins(factors), corrected=True`` a perfect
     code of evenly spaced values reaches 1 within the error of the sample, and noise 0.
@@ -118,12 +95,6 @@ def mig(codes: ArrayLike, factors: ArrayLike, bins: int = BINS, corrected: bool 
         factors: (n, K).
         bins: Number of bins of each latent.
         corrected: Whether to use Miller-Madow estimates.
-
-    Returns:
-        In [0, 1].
-
-    Raises:
-        ValueError: Codes that are not finite, fewer samples than bins, or no factor that varies.
     """
     matrix, labels = _binned_information(codes, factors, bins, corrected)
     return mig_of_matrix(matrix, entropies(labels, corrected))
@@ -141,9 +112,6 @@ def modularity_of_matrix(information: ArrayLike, weighted: bool = False) -> floa
             has 0.67, because plug-in estimates are largest for the factor with most values. The corrected one is the
             mean weighted by m: dead and noisy latents count for little beside informative ones. For noise alone it
             tells no more than the official one.
-
-    Returns:
-        In [0, 1].
     """
     matrix = np.asarray(information, dtype=np.float64)
     largest, others = matrix.max(1), max(matrix.shape[1] - 1, 1)
@@ -156,23 +124,20 @@ def modularity_of_matrix(information: ArrayLike, weighted: bool = False) -> floa
 
 
 def modularity(codes: ArrayLike, factors: ArrayLike, bins: int = BINS, corrected: bool = False) -> float:
-    """Modularity of codes, see `modularity_of_matrix`.
+    """Modularity of codes, in [0, 1], see `modularity_of_matrix`.
 
     Args:
         codes: (n, L).
         factors: (n, K).
         bins: Number of bins of each latent.
         corrected: Miller-Madow estimates and the mean weighted by information.
-
-    Raises:
-        ValueError: Codes that are not finite, fewer samples than bins, or no factor that varies.
     """
     matrix, _ = _binned_information(codes, factors, bins, corrected)
     return modularity_of_matrix(matrix, weighted=corrected)
 
 
 def code_mutual_information(codes: ArrayLike, bins: int = BINS, corrected: bool = False) -> float:
-    """Mutual information of two latents, averaged over all pairs of distinct ones.
+    """Mutual information of two latents in nats, averaged over all pairs; 0 for a single latent.
 
     Independent normal latents have about 0.015 for n = 10,000 by the official estimate, and 0.004 by the corrected one,
     which expects all cells to be reached: those in the tails are not.
@@ -181,12 +146,6 @@ def code_mutual_information(codes: ArrayLike, bins: int = BINS, corrected: bool 
         codes: (n, L).
         bins: Number of bins of each latent.
         corrected: Whether to use Miller-Madow estimates.
-
-    Returns:
-        In nats; 0 for a single latent.
-
-    Raises:
-        ValueError: Codes that are not finite, or fewer samples than bins.
     """
     binned = discretise(codes, bins)
     matrix = mutual_information_matrix(binned, binned, corrected)

@@ -38,9 +38,6 @@ def irs(codes: ArrayLike, factors: ArrayLike, quantile: float = 0.99, bins: int 
         quantile: In (0, 1].
         bins: The official code puts factors into 20 bins, which merge values of larger ones: a perfect code has 0.986
             on dSprites. With None (the corrected form) values stay as they are.
-
-    Raises:
-        ValueError: Codes that are not finite, a quantile out of range, or no factor that varies.
     """
     if not 0 < quantile <= 1:
         raise ValueError(f"expected a quantile in (0, 1], got {quantile}")

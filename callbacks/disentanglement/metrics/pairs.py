@@ -72,9 +72,6 @@ def pair_differences(
         number: Number of points, at least 1.
         generator: Source of all random numbers.
         batch_size: Number of pairs in a point.
-
-    Raises:
-        ValueError: Fewer than two factors have more than one value, or an argument is out of range.
     """
     features, labels = [], []
     for fixed in _chosen(factor_sizes, number, generator, 2 * batch_size):
@@ -96,9 +93,6 @@ def beta_vae_score(train: Points, test: Points) -> float:
     Args:
         train: From `pair_differences`.
         test: Other points.
-
-    Raises:
-        ValueError: Features that are not finite, or training points of one factor only.
     """
     _check_points(train, test)
     if (train.labels == train.labels[0]).all():
@@ -120,9 +114,6 @@ def vote_variances(
     """Draw votes of the FactorVAE score: variances (ddof 1) of the codes of batches in which one factor is the same.
 
     The arguments are those of `pair_differences`; ``batch_size`` is the number of images of a vote, at least 2.
-
-    Raises:
-        ValueError: Fewer than two factors have more than one value, or an argument is out of range.
     """
     if batch_size < 2:
         raise ValueError(f"expected batch_size of at least 2, got {batch_size}")
@@ -148,9 +139,6 @@ def factor_vae_score(train: Points, test: Points, variances: ArrayLike, threshol
         variances: (L,) of each latent over the data, with ddof 1.
         threshold: Smallest standard deviation; latents below are dead and left out. 0.05 is that of the study; codes
             of another scale need another.
-
-    Raises:
-        ValueError: Features or variances that are not finite, or a variance below 0.
     """
     _check_points(train, test)
     overall = check_codes(np.asarray(variances)[None], 1, np.inf)[0]

@@ -43,9 +43,6 @@ def sap(
         test_codes: (m, L).
         test_factors: (m, K).
         seed: Seed of the solver, which the official code leaves to the global generator.
-
-    Raises:
-        ValueError: Codes that are not finite, shapes that do not fit, or no factor that varies.
     """
     train, labels, test, test_labels = check_varying_split(codes, factors, test_codes, test_factors)
     matrix = np.empty((train.shape[1], labels.shape[1]))
@@ -65,9 +62,6 @@ def sap_continuous(codes: ArrayLike, factors: ArrayLike) -> Separation:
     Args:
         codes: (n, L).
         factors: (n, K), taken as numbers.
-
-    Raises:
-        ValueError: Codes that are not finite, or no factor that varies.
     """
     values, labels = (table - table.mean(0) for table in check_sample(codes, factors))
     variance = (values**2).mean(0) * len(values) / (len(values) - 1)

@@ -27,41 +27,22 @@ class Ranking(NamedTuple):
 
 
 def lasso_similarity(first: ArrayLike, second: ArrayLike) -> np.ndarray:
-    """Absolute weights of a lasso (penalty 0.1) that predicts the second codes from the first.
-
-    Args:
-        first: (n, A), standardised.
-        second: (n, B), standardised.
-
-    Returns:
-        (A, B), at least 0.
-    """
+    """Absolute weights (A, B) of a lasso (penalty 0.1) that predicts codes (n, B) from (n, A), both standardised."""
     weights = Lasso(alpha=PENALTY).fit(np.asarray(first), np.asarray(second)).coef_
     return np.abs(weights).reshape(-1, np.asarray(first).shape[1]).T
 
 
 def spearman_similarity(first: ArrayLike, second: ArrayLike) -> np.ndarray:
-    """Absolute Spearman correlation of each latent of the first codes with each of the second; 0 for a constant one.
-
-    Args:
-        first: (n, A).
-        second: (n, B).
-
-    Returns:
-        (A, B) in [0, 1].
-    """
+    """Absolute Spearman correlation (A, B) of each latent of codes (n, A) and of (n, B); 0 for a constant one."""
     tables = [_standardised(rankdata(np.asarray(table), axis=0)) for table in (first, second)]
     return np.abs(tables[0].T @ tables[1]) / len(tables[0])
 
 
 def similarity_score(similarity: ArrayLike) -> float:
-    """How nearly each latent of one model is like one latent of the other: 1 for a permutation matrix.
+    """How nearly each latent of one model is like one latent of another, by similarities (A, B) of at least 0.
 
-    It is largest² / sum of each row and column, averaged over rows and over columns, and the mean of the two. A row of
-    zeros counts 0, and a matrix without rows or columns is 0.
-
-    Args:
-        similarity: (A, B), at least 0.
+    It is largest² / sum of each row and column, averaged over rows and over columns, and the mean of the two: 1 for a
+    permutation matrix. A row of zeros counts 0, and a matrix without rows or columns is 0.
     """
     matrix = np.asarray(similarity, dtype=np.float64)
     if not matrix.size:

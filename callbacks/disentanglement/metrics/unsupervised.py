@@ -24,17 +24,11 @@ class Correlation(NamedTuple):
 
 
 def correlation_of_covariance(covariance: ArrayLike) -> Correlation:
-    """Gaussian total correlation and Wasserstein correlation of a covariance matrix.
+    """Gaussian total correlation and Wasserstein correlation of a covariance (L, L), positive semi-definite.
 
     Total correlation: ½ (Σ ln S_ii - ln det S). Wasserstein: 2 tr S - 2 tr (D½ S D½)½ with D the diagonal of S (the
     official code takes the root of D S, which has the same eigenvalues). A latent without variance depends on nothing
     and is left out; the official total correlation is NaN then.
-
-    Args:
-        covariance: (L, L), symmetric, positive semi-definite.
-
-    Raises:
-        ValueError: It is not finite, not square, not symmetric, or has a negative variance.
     """
     matrix = np.asarray(covariance, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not np.isfinite(matrix).all():
@@ -57,15 +51,9 @@ def correlation_of_covariance(covariance: ArrayLike) -> Correlation:
 
 
 def gaussian_correlation(codes: ArrayLike) -> Correlation:
-    """`correlation_of_covariance` of the covariance of a sample, with the divisor n - 1.
+    """`correlation_of_covariance` of the covariance of codes (n, L), with the divisor n - 1.
 
     For independent latents the total correlation is about L (L - 1) / 4n instead of 0.
-
-    Args:
-        codes: (n, L).
-
-    Raises:
-        ValueError: Fewer than two samples, or codes that are not finite.
     """
     values = check_codes(codes)
     varies = np.ptp(values, axis=0) > 0
@@ -76,17 +64,11 @@ def gaussian_correlation(codes: ArrayLike) -> Correlation:
 
 
 def kl_per_latent(mean: ArrayLike, deviation: ArrayLike) -> np.ndarray:
-    """KL divergence of normal posteriors from the standard normal prior, averaged over images.
+    """KL divergence (L,) in nats of normal posteriors from the standard normal prior, averaged over images.
 
     Args:
         mean: (n, L).
         deviation: (n, L) standard deviations, positive.
-
-    Returns:
-        (L,) float64, in nats, at least 0.
-
-    Raises:
-        ValueError: No image, or a deviation that is not positive.
     """
     centre, scale = np.asarray(mean, dtype=np.float64), np.asarray(deviation, dtype=np.float64)
     if not len(scale) or not (scale > 0).all():
