@@ -14,15 +14,11 @@ LARGEST_LOG = 100.0  # keeps squares of density ratios finite
 
 
 def fit_domain_classifier(source: Floats, target: Floats, decay: float) -> Pipeline:
-    """Fit a logistic regression of the domain (0 source, 1 target) on standardised features.
+    """Fit a logistic regression of the domain on standardised features, (N_s, D) of the source, (N_t, D) of the target.
 
     The problem is convex and nothing is random, so equal inputs give equal results. Features are standardised with the
-    mean and the standard deviation of both domains together; a constant feature has no effect.
-
-    Args:
-        source: (N_s, D) features.
-        target: (N_t, D) features.
-        decay: Penalty on the squared weights, relative to the mean cross-entropy.
+    mean and the standard deviation of both domains together; a constant feature has no effect. ``decay`` is the penalty
+    on the squared weights, relative to the mean cross-entropy.
 
     Returns:
         A pipeline whose ``decision_function`` gives log p(target | f) - log p(source | f), (N,) for features (N, D).
@@ -85,8 +81,7 @@ def check_features(*tables: ArrayLike) -> list[Floats]:
     """Return tables of features (N, D) as float64; the first two are those of the source and the target.
 
     Raises:
-        ValueError: Other shapes, fewer than two samples of a domain, or a value that is not finite or larger than
-            float32 holds.
+        ValueError: Other shapes, fewer than two samples of a domain, or values that are not finite or beyond float32.
     """
     features = [np.asarray(rows, np.float64) for rows in tables]
     shapes = [rows.shape for rows in features]

@@ -75,13 +75,8 @@ def find_target(names: list[str], attribute: str, needed_by: str) -> int:
 def find_domains(trainer: Trainer, attribute: str, given: list[str] | None, needed_by: str) -> Domains:
     """Find source and target among the loaders of the running validation or test.
 
-    Without names the first two loaders are source and target.
-
-    Args:
-        trainer: In a validation or test.
-        attribute: "val_sets" or "test_sets".
-        given: Names, or None for the data module's.
-        needed_by: Name of the callback, for messages.
+    The names are the given ones, else the data module's ``attribute`` ("val_sets" or "test_sets"). Without names the
+    first two loaders are source and target.
 
     Raises:
         ValueError: There is only one loader, no target among the names, or not one name for each loader.
@@ -99,12 +94,7 @@ def training_loader(trainer: Trainer, pl_module: LightningModule, held_out: Held
     """The loader of labelled training data.
 
     In a fit it is one of the loaders that train, so that no data set is built a second time, unless reading from them
-    could change what they draw next.
-
-    Args:
-        trainer: In any run.
-        pl_module: Its module.
-        held_out: Finds the loader in other runs.
+    could change what they draw next. In other runs ``held_out`` finds it.
     """
     running = flatten_loaders(trainer.train_dataloader) if trainer.state.fn == "fit" else []
     # a stream or a sampler of an unknown kind may give other samples after each pass
@@ -125,7 +115,7 @@ def run_features(
 
     Args:
         trainer: In any run.
-        pl_module: In evaluation mode.
+        pl_module: Its module in evaluation mode.
         loader: Gives batches ``(x, y)`` or ``x``.
         limit: A share of the samples, or a number of batches, as Lightning's ``limit_val_batches``.
         number: Largest number of rows.
@@ -196,12 +186,7 @@ class DomainCollector:
             self._rows.add(batch_idx, {"logits": batch_logits(self._trainer, pl_module, outputs, x), "label": labels})
 
     def gather(self) -> DomainRows:
-        """Rows of all processes, each sample once. A collective.
-
-        Raises:
-            ValueError: There is no sample, all logits are probabilities, or labels are missing or out of range; the
-                target may have none.
-        """
+        """Rows of all processes, each sample once. A collective."""
         rows = self._rows.gather()
         check_rows(rows, self._rows.of, self._labelled)
         names = self._features[0] if self._features else ()
@@ -241,12 +226,9 @@ def validating(trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
 
 
 def check_rows(table: Table, of: str, labelled: bool) -> None:
-    """Raise for rows that no metric can be computed from. Logits that are not finite are accepted.
+    """Raise for rows ("logits" (N, K) and "label" (N,), or empty) that no metric can be computed from.
 
-    Args:
-        table: "logits" (N, K) and "label" (N,), or empty.
-        of: Name of the set, for the message.
-        labelled: Whether every sample must have a label.
+    Logits that are not finite are accepted, and if not ``labelled``, labels of -1.
 
     Raises:
         ValueError: There is no sample, all logits are probabilities, or labels are missing or out of range.

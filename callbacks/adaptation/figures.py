@@ -28,11 +28,7 @@ NAME: dict[str, Any] = {"fontsize": 10, "weight": "bold", "path_effects": [OUTLI
 
 
 def principal_components(features: Tensor, components: int = COMPONENTS) -> tuple[Tensor, float]:
-    """Coordinates of centred, unscaled features along their first principal components.
-
-    Args:
-        features: (N, D), of both domains together.
-        components: Largest number of them.
+    """Coordinates of centred, unscaled features (N, D) along at most so many principal components.
 
     Returns:
         Coordinates (N, C) float32 with C at most N and D, the largest absolute one of each component positive; and the

@@ -34,7 +34,7 @@ def entropy_score(logits: Tensor) -> float:
 
 
 def diversity_score(logits: Tensor) -> float:
-    """Entropy in nats of the mean target prediction, logits (N, K), in [0, log K]: log K if all classes are as frequent."""
+    """Entropy in nats of the mean target prediction, logits (N, K), in [0, log K]: log K if classes are as frequent."""
     p = logits.double().softmax(1).mean(0)
     return -torch.special.xlogy(p, p).sum().item()
 

@@ -232,15 +232,11 @@ def information_in_test(trainer: Any) -> tuple[NDArray, list[str]] | None:
 
 
 def code_sums(mean: Tensor, deviation: Tensor | None) -> Tensor:
-    """Sums over a batch, for each latent, from which `code_statistics` follow.
-
-    Args:
-        mean: (B, L).
-        deviation: (B, L), or None for codes without a posterior.
+    """Sums over a batch of means (B, L) and deviations (B, L) or None, for `code_statistics`.
 
     Returns:
-        (3, L) float64 on the CPU: number of codes, sums of the means and of their squares; with a posterior (5, L), in
-        addition sums of its variances and of its divergences from N(0, 1) in nats.
+        (3, L) float64 on the CPU: number of codes, sums of the means and of their squares; with deviations (5, L), in
+        addition sums of the variances and of the divergences from N(0, 1) in nats.
     """
     mean = mean.detach().cpu().double()
     parts = [torch.ones_like(mean), mean, mean.square()]
@@ -251,11 +247,7 @@ def code_sums(mean: Tensor, deviation: Tensor | None) -> Tensor:
 
 
 def code_statistics(sums: Tensor) -> dict[str, Any]:
-    """Compute "samples", "kl", "mean", "std", "active" and "order" of the ``results`` of `LatentPictures`.
-
-    Args:
-        sums: Total of the `code_sums` of all batches.
-    """
+    """Compute part of the ``results`` of `LatentPictures` from the `code_sums` of all batches, added up."""
     count = sums[0, 0]
     mean, square, *posterior = (sums / count)[1:].unbind()
     of_means = (square - mean.square()).clamp(min=0)

@@ -130,17 +130,10 @@ def _probabilities(scores: np.ndarray) -> np.ndarray:
 def _grow(
     residual: np.ndarray, values: np.ndarray, order: np.ndarray, tied: bool, rng: np.random.Generator
 ) -> tuple[_Splits, np.ndarray]:
-    """Grow one tree.
+    """Fit one tree to residuals (n,) by the values (L, n); return its splits and the leaf (n,) of each sample.
 
-    Args:
-        residual: (n,) what the tree is fitted to.
-        values: (L, n).
-        order: (L, n) the samples sorted by each column.
-        tied: Whether a column has a value twice.
-        rng: Chooses between columns that split equally well.
-
-    Returns:
-        The splits, and the leaf (n,) of each sample.
+    ``order`` (L, n) has the samples sorted by each column, ``tied`` says whether a column has a value twice, ``rng``
+    chooses between columns that split equally well.
     """
     splits = _Splits(np.zeros(INNER, np.int64), np.full(INNER, np.inf), np.zeros(INNER))
     leaf = np.zeros(len(residual), np.int64)
@@ -166,9 +159,7 @@ def _grow(
 def _best_split(
     residual: np.ndarray, values: np.ndarray, group: np.ndarray, tied: bool, rng: np.random.Generator
 ) -> tuple[int, int, float, float]:
-    """Find the split of a node that reduces the squared error most.
-
-    The arguments are those of `_grow`, with ``group`` (L, m) the node's samples sorted by each column.
+    """Find the split of a node that reduces the squared error most, by its samples ``group`` (L, m) in sorted order.
 
     Returns:
         Column, number of samples on the left, threshold and reduction. Without a split all samples are on the left.

@@ -16,15 +16,10 @@ TABLE = 2**22  # largest number of combinations of factors whose codes are kept
 
 
 def posterior_moments(module: Any, x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Mean and standard deviation (B, L) of the posterior of images.
-
-    Args:
-        module: With ``posterior(x)``, a ``Normal`` or ``Independent(Normal)`` distribution, or only with ``encode(x)``,
-            whose codes have no standard deviation (None).
-        x: (B, C, H, W).
+    """Mean and standard deviation (B, L) of a module's ``posterior(x)``, or ``encode(x)`` and None without a posterior.
 
     Raises:
-        ValueError: The posterior is not normal, or codes have another shape.
+        ValueError: The posterior is no ``Normal`` or ``Independent(Normal)``, or codes have another shape.
     """
     name = type(module).__name__
     if not callable(getattr(module, "posterior", None)):
@@ -38,13 +33,7 @@ def posterior_moments(module: Any, x: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 class Representations(NamedTuple):
-    """Codes of n images.
-
-    Attributes:
-        mean: (n, L) float32.
-        deviation: (n, L) standard deviation of the posterior; None without one.
-        sampled: (n, L) a draw from the posterior; None without one.
-    """
+    """Means (n, L) of n images; with a posterior, its standard deviations and draws from it, (n, L) each."""
 
     mean: np.ndarray
     deviation: np.ndarray | None
