@@ -1,8 +1,8 @@
 """A classifier of two domains and data for tests of the callbacks of domain adaptation."""
 
 import torch
-from evaluation_toys import QUIET, ToyClassifier, labelled
-from lightning.pytorch import LightningDataModule, Trainer
+from evaluation_toys import ToyClassifier, labelled, trainer_of
+from lightning.pytorch import LightningDataModule
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
@@ -108,10 +108,6 @@ class Adapting(ToyClassifier):
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), self.lr)
-
-
-def trainer_of(*callbacks, **options):
-    return Trainer(accelerator="cpu", **{"devices": 1, **QUIET, **options}, callbacks=list(callbacks))
 
 
 def fit(callbacks, module=None, data=None, ckpt_path=None, **options):

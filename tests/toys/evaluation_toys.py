@@ -110,6 +110,10 @@ class Dump(Callback):
         (self.folder / f"{trainer.global_rank}.json").write_text(json.dumps([found, metrics], sort_keys=True))
 
 
+def trainer_of(*callbacks, **options):
+    return Trainer(accelerator="cpu", **{"devices": 1, **QUIET, **options}, callbacks=list(callbacks))
+
+
 def run_test(callbacks, module=None, data=None, **options):
     trainer = Trainer(accelerator="cpu", **{"devices": 1, **QUIET, **options}, callbacks=callbacks)
     trainer.test(module or ToyClassifier(), data or Data(), verbose=False)

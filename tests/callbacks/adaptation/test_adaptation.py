@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from adaptation_toys import NAMES, ORACLE, Adapting, Pair, Stream, fit, numbers, trainer_of
+from adaptation_toys import NAMES, ORACLE, Adapting, Pair, Stream, fit, numbers
+from evaluation_toys import trainer_of
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import nn

@@ -4,7 +4,8 @@ import copy
 
 import pytest
 import torch
-from adaptation_toys import NAMES, ORACLE, Adapting, Pair, Stream, fit, numbers, trainer_of
+from adaptation_toys import NAMES, ORACLE, Adapting, Pair, Stream, fit, numbers
+from evaluation_toys import trainer_of
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from torch.utils.data import DataLoader, TensorDataset
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from adaptation_toys import Adapting, Pair, fit, trainer_of
-from evaluation_toys import Dump
+from adaptation_toys import Adapting, Pair, fit
+from evaluation_toys import Dump, trainer_of
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from latent_toys import SIDE, Halves, ToyEncoder, ToyVAE, trainer_of
+from disentanglement_toys import SIDE, Halves, ToyEncoder, ToyVAE
+from evaluation_toys import trainer_of
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.loggers import CSVLogger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
