@@ -278,7 +278,7 @@ def dann(arguments: argparse.Namespace) -> None:
         "target": DataLoader(TensorDataset(target.repeat(turns, 1, 1, 1)), size, collate_fn=first),
     }
     x, y, target = x.to(device), y.to(device), target.to(device)
-    variants: dict[str, tuple[type[DANN], str, torch.memory_format, Any]] = {
+    variants: dict[str, tuple[type[DANN], Any, torch.memory_format, Any]] = {
         "DANN": (DANN, "dann", torch.channels_last, "32-true"),
         "CDAN": (DANN, "cdan", torch.channels_last, "32-true"),
         "CDAN+E": (DANN, "cdan_e", torch.channels_last, "32-true"),

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..shared.arguments import check_choice, check_image_shape, check_names
 from ..shared.nets.dropout import ChannelDropout
 from .blocks import AverageMap, Block, convolution, linear, non_linearity, pre_activation_residual, residual
 from .recompute import ConvolutionBody
@@ -251,11 +252,7 @@ def make_blocks(name: str, image_shape: Shape, dropout: float, slope: float, **a
     Raises:
         ValueError: For an unknown name or argument, or an impossible image shape.
     """
-    if name not in NETWORKS:
-        raise ValueError(f"network {name!r} is unknown; expected one of {', '.join(NETWORKS)}")
-    if len(image_shape) != 3 or min(image_shape) < 1:
-        raise ValueError(f"image_shape is {tuple(image_shape)}; expected (channels, height, width), all positive")
-    known = list(signature(NETWORKS[name]).parameters)[3:]
-    if unknown := sorted(arguments.keys() - set(known)):
-        raise ValueError(f"network_args has {unknown}, which {name} does not take; it takes {known}")
+    check_choice("network", name, [*NETWORKS])
+    check_image_shape(image_shape)
+    check_names("network_args", arguments, name, list(signature(NETWORKS[name]).parameters)[3:])
     return NETWORKS[name](tuple(image_shape), dropout, slope, **arguments)

@@ -412,7 +412,7 @@ def test_any_modules_become_a_local_network_with_heads_of_their_shapes():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"network": "Nothing"}, "'Nothing' is unknown; expected one of MLP, VGG, VGG8B"),
+        ({"network": "Nothing"}, "network is 'Nothing'; expected one of MLP, VGG, VGG8B"),
         ({"network_args": {"width": 2}}, r"\['width'\], which MLP does not take; it takes \['hidden'\]"),
         ({"network": "VGG8B"}, "4 poolings need 16 pixels a side"),
         ({"network": "WideResNet", "network_args": {"depth": 27}}, "depth is 27"),
