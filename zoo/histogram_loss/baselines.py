@@ -100,7 +100,7 @@ class PointRegression(RegressionModule):
     def on_validation_epoch_end(self) -> None:
         """Take over the size of the validation residuals."""
         if not self.trainer.sanity_checking:
-            error: Any = self.means.of["val/mae" if self.hparams["loss"] == "l1" else "val/rmse"]
+            error: Any = self.means.metrics["val/mae" if self.hparams["loss"] == "l1" else "val/rmse"]
             self._set_residual_scale(error.compute())
 
     def _set_residual_scale(self, scale: Tensor) -> None:
