@@ -7,9 +7,9 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from ..shared.batches import check_labelled_batch
-from ..shared.evaluation import SetMeans, positions
+from ..shared.evaluation import SetMeans, class_probabilities, judge_classifier
 from ..shared.nets import build_network
-from ..shared.schedules import logs_now
+from ..shared.schedules import check_is_due, log_training
 from .loss import check_alpha, check_temperature, distillation_loss, hard_loss, soft_target_loss
 from .teacher import check_same, load_teacher
 
@@ -117,50 +117,32 @@ class KnowledgeDistillation(LightningModule):
         """One step of distillation; without a teacher, of cross-entropy."""
         x, y = batch
         h: Any = self.hparams
-        log_now = logs_now(self.trainer)
-        if log_now or batch_idx == 0 or not x.is_cuda:  # on a GPU the check would stall the queue in each step
+        if check_is_due(self, batch_idx, x):
             check_labelled_batch(x, y, self.image_shape, h.num_classes)
         logits = self(x)
-        figures = {"acc": (logits.argmax(1) == y).float().mean()} if log_now else {}
+        more: dict[str, Any] = {"acc": lambda: (logits.argmax(1) == y).float().mean()}
         if self._teacher:
             with torch.no_grad():
                 theirs = self._teacher[0](x)
             loss = distillation_loss(logits, theirs, y, h.temperature, h.alpha)
-            if log_now:
-                figures["soft"] = soft_target_loss(logits, theirs, h.temperature)
-                figures["agreement"] = (logits.argmax(1) == theirs.argmax(1)).float().mean()
+            more["soft"] = lambda: soft_target_loss(logits, theirs, h.temperature)
+            more["agreement"] = lambda: (logits.argmax(1) == theirs.argmax(1)).float().mean()
         else:
             loss = hard_loss(logits, y)
-        if log_now:
-            figures["loss"] = loss
-            self.log_dict({f"train/{name}": value.detach() for name, value in figures.items()})
+        log_training(self, loss=loss, **more)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Loss and accuracy on the validation set."""
-        self._evaluate(batch, batch_idx, "val")
+        """Log loss and accuracy on the validation set."""
+        judge_classifier(self, "val", batch, batch_idx)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Logits for the callbacks; loss and accuracy on the in-distribution set, which comes first."""
-        return {"logits": self._evaluate(batch, batch_idx, "test") if dataloader_idx == 0 else self(batch[0])}
-
-    def _evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, stage: str) -> Tensor:
-        x, y = batch
-        check_labelled_batch(x, y, self.image_shape, self.hparams["num_classes"])
-        logits = self(x)
-        count = len(positions(self.trainer, batch_idx, len(y)))
-        counted, y = logits[: count or None], y[: count or None]
-        figures = {
-            "loss": hard_loss(counted, y),
-            "acc": (counted.argmax(1) == y).float().mean(),
-        }
-        self.means.log(self, stage, figures, count)
-        return logits
+        return judge_classifier(self, "test", batch, batch_idx, dataloader_idx)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Class probabilities ``(B, K)``."""
-        x = batch if isinstance(batch, Tensor) else batch[0]
-        return self(x).softmax(1)
+        return class_probabilities(self, batch)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam on the student."""

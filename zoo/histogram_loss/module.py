@@ -1,11 +1,10 @@
 """Regression with the histogram loss."""
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ..shared.arguments import check_choice
 from .distribution import PiecewiseUniform
 from .loss import (
     bin_edges,
@@ -85,8 +84,6 @@ class HistogramRegression(RegressionModule):
         prediction: Point = "mean",
         lr: float = 1e-3,
     ) -> None:
-        check_choice("target", target, get_args(Target))
-        check_choice("prediction", prediction, get_args(Point))
         edges = bin_edges(0, 1, bins, padding_sigmas, sigma_ratio, padding_share)  # refused now, not when a fit starts
         if target == "uniform":
             uniform_mix_target(torch.zeros(1), edges, uniform_mass)
