@@ -35,8 +35,7 @@ class PointRegression(RegressionModule):
         num_features: Number of input features D; the command line takes it from the data.
         hidden: Width of each hidden layer.
         input_dropout: Probability with which an input feature is dropped in training.
-        initialisation: ``lecun_uniform``, the paper's, with biases of zero; or ``torch``, torch's own, without which
-            the ReLUs of a network with one feature all bend at its mean.
+        initialisation: ``lecun_uniform``, the paper's, with zero biases; ``torch``, which a single feature needs.
         loss: ``l2``, ``l1`` or ``huber``.
         huber_delta: Where the Huber loss turns from square to linear, as a share of the labels' range.
         output_noise: Standard deviation of normal noise on the output in training, as a share of the labels' range.
@@ -129,8 +128,7 @@ class GaussianRegression(RegressionModule):
         num_features: Number of input features D; the command line takes it from the data.
         hidden: Width of each hidden layer.
         input_dropout: Probability with which an input feature is dropped in training.
-        initialisation: ``lecun_uniform``, the paper's, with biases of zero; or ``torch``, torch's own, without which
-            the ReLUs of a network with one feature all bend at its mean.
+        initialisation: ``lecun_uniform``, the paper's, with zero biases; ``torch``, which a single feature needs.
         smallest_scale: Smallest standard deviation, above 0, as a share of the labels' range.
         low: Smallest label; by default that of the training rows.
         high: Largest label; by default that of the training rows.
@@ -181,8 +179,7 @@ class MixtureDensityNetwork(RegressionModule):
         num_features: Number of input features D; the command line takes it from the data.
         hidden: Width of each hidden layer.
         input_dropout: Probability with which an input feature is dropped in training.
-        initialisation: ``lecun_uniform``, the paper's, with biases of zero; or ``torch``, torch's own, without which
-            the ReLUs of a network with one feature all bend at its mean.
+        initialisation: ``lecun_uniform``, the paper's, with zero biases; ``torch``, which a single feature needs.
         components: Number of normal distributions, at least 1.
         smallest_scale: Smallest standard deviation, above 0, as a share of the labels' range.
         low: Smallest label; by default that of the training rows.

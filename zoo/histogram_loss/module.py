@@ -43,8 +43,7 @@ class HistogramRegression(RegressionModule):
         num_features: Number of input features D; the command line takes it from the data.
         hidden: Width of each hidden layer.
         input_dropout: Probability with which an input feature is dropped in training.
-        initialisation: ``lecun_uniform``, the paper's, with biases of zero; or ``torch``, torch's own, without which
-            the ReLUs of a network with one feature all bend at its mean.
+        initialisation: ``lecun_uniform``, the paper's, with zero biases; ``torch``, which a single feature needs.
         target: ``gaussian``, a normal distribution around the label, cut off at the support's ends (HL-Gaussian);
             ``dirac``, the label's bin (HL-OneBin); ``uniform``, that with some mass in every other bin (HL-Uniform);
             ``projected``, the two bins around the label (HL-Projected).

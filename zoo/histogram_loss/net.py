@@ -21,7 +21,8 @@ class RegressionNetwork(nn.Module):
         hidden: Width of each hidden layer, possibly none.
         outputs: Number of outputs.
         input_dropout: Probability with which a feature is dropped in training.
-        initialisation: ``lecun_uniform``, LeCun-uniform weights and biases of zero, or ``torch``, torch's own.
+        initialisation: ``lecun_uniform``, LeCun-uniform weights and zero biases, or ``torch``, torch's own. With zero
+            biases all ReLUs of a network with one feature bend at its mean.
 
     Raises:
         ValueError: For a size below 1 or a probability out of range.
