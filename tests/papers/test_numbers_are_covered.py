@@ -20,8 +20,11 @@ PAPERS = sorted(path.parent.name for path in ROOT.glob("zoo/*/loss.py"))
 
 def public(paper: str) -> set[str]:
     module = import_module(f"zoo.{paper}.loss")
+    named = getattr(module, "__all__", ())  # what stands in the shared rooms and is a loss of this paper
     own = [
-        name for name, found in inspect.getmembers(module, inspect.isfunction) if found.__module__ == module.__name__
+        name
+        for name, found in inspect.getmembers(module, inspect.isfunction)
+        if found.__module__ == module.__name__ or name in named
     ]
     return {name for name in own if not name.startswith("_")} | set(FURTHER.get(paper, []))
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..shared.batches import check_images, check_labelled_batch
 from ..shared.evaluation import SetMeans, positions
 from ..shared.losses import at_least_float32, cross_entropy
+from ..shared.nets import channels_last
 from ..shared.schedules import logs_now
 from .arguments import check_arguments
 from .loss import (
@@ -133,7 +134,8 @@ class DANN(LightningModule):
             network.extractor = with_domain_batch_norm(network.extractor)
         if h.network == "Shallow":
             start_shallow(network)
-        return network.to(memory_format=torch.channels_last)
+        channels_last(network)
+        return network
 
     def setup(self, stage: str) -> None:
         """Reads the pretrained features before a training; a checkpoint that it goes on from overwrites them."""

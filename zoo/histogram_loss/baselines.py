@@ -106,7 +106,7 @@ class PointRegression(RegressionModule):
         """Keep the size of the residuals."""
         if not self.trainer.sanity_checking:
             self._keep_scale(
-                cast(Any, self.means.of["val/mae" if self.hparams["loss"] == "l1" else "val/rmse"]).compute()
+                cast(Any, self.means.metrics["val/mae" if self.hparams["loss"] == "l1" else "val/rmse"]).compute()
             )
 
     def _keep_scale(self, scale: Tensor) -> None:

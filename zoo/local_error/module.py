@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..shared.batches import check_labelled_batch
 from ..shared.evaluation import SetMeans, positions
+from ..shared.nets import channels_last
 from ..shared.schedules import logs_now
 from .heads import LocalHead, LossName
 from .loss import prediction_loss
@@ -97,7 +98,7 @@ class LocalErrorSignals(LightningModule):
         self.beta = (0.01 if loss == "predsim-bpf" else 0.99) if beta is None else beta
         make_head = None if training == "global" else self.make_head
         self.network = LocalNetwork(self.build_blocks(), image_shape, num_classes, make_head)
-        self.network.to(memory_format=torch.channels_last)  # the faster layout for convolutions
+        channels_last(self.network)
         self._averages: Average | None = None  # of the block before, under way
         self.means = SetMeans()
 

@@ -336,7 +336,7 @@ def test_semi_supervised_batches_use_two_different_minibatches():
         ({"gradient_clip": 0.0}, "gradient_clip is 0.0"),
         ({"lr": math.nan}, "lr is nan"),
         ({"weight_px": 0.0}, "both 0"),
-        ({"network": "Nothing"}, "'Nothing' is unknown.*SmallConvNet"),
+        ({"network": "Nothing"}, "network is 'Nothing'.*SmallConvNet"),
         ({"network_args": {"depth": 3}}, "depth.*SmallConvNet"),
         ({"num_classes": 1}, "at least 2"),
     ],
