@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FURTHER = {
-    "jem": ["sgld", "ReplayMemory", "learning_rate_factor", "diverged", "Rungs", "class_moments", "uniform_start"],
+    "jem": ["sgld", "ReplayMemory", "learning_rate_factor", "diverged", "Escalation", "class_moments", "uniform_start"],
     "classifier": ["warmup_cosine"],
     "local_error": ["ChannelDeviation", "FeedbackLinear", "average_pooling", "AveragePooling", "pooling"],
     "histogram_loss": ["PiecewiseUniform"],
