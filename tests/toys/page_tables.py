@@ -18,7 +18,7 @@ def groups(text):
     Returns:
         Each a list of numbers as they are written, and whether a percent sign follows.
     """
-    text = text.replace("−", "-").replace("\u2009", "")
+    text = text.replace("\N{MINUS SIGN}", "-")
     return [
         ([number for number in found.groups()[:4] if number], found[5] is not None) for found in GROUP.finditer(text)
     ]
@@ -54,8 +54,8 @@ def cells(line):
 def result_tables(text):
     """The tables of a page that give results.
 
-    A results table has above it, in the paragraph before it, or in its rows a link to the files in ``results/`` that its
-    numbers are read from.
+    A results table has a link to the files in ``results/`` that its numbers are read from: in the paragraph above it, or
+    in its rows.
 
     Returns:
         Each a pair: the links of the paragraph above, and the rows as lists of cells, the head first.
@@ -73,8 +73,8 @@ def result_tables(text):
 def wrong_numbers(text, folder):
     """The numbers of a page's results tables that are not in the named files.
 
-    All cells are read but those of the first column, of columns and rows that are the paper's own, and cells with a link
-    to results, which say what was run.
+    All cells are read but those of the first column, those of columns and rows that are the paper's own, and cells with
+    a link to results, which say what was run.
 
     Args:
         text: The page.
