@@ -23,7 +23,7 @@ STEPS = 60  # of one turn
 class Direct(HistogramRegression):
     """The histogram loss with targets that are computed in each step."""
 
-    def learn_of_labels(self, labels: Tensor) -> None:
+    def on_training_labels(self, labels: Tensor) -> None:
         """Make no table of targets."""
 
 

@@ -8,9 +8,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from torch.utils.data import DataLoader
 
-from ..shared.batches import data_module
+from ..shared.collect import log_identical
+from ..shared.held_out import HeldOut
 from ..shared.loggers import log_figure
 from ..shared.random_state import preserved_random_state
+from ..shared.samplers import loader_names
 from . import validators
 from .density_ratio import density_ratio
 from .domains import (
@@ -24,7 +26,6 @@ from .domains import (
     find_target,
     oracle_figures,
     run_features,
-    set_names,
     training_loader,
 )
 from .figures import domains_figure, in_plane, picture_of, tsne
@@ -76,6 +77,8 @@ class AdaptationEvaluation(Callback):
             `domains_figure`).
     """
 
+    report_key = "adaptation"
+
     def __init__(
         self,
         max_samples: int = 2000,
@@ -123,7 +126,7 @@ class AdaptationEvaluation(Callback):
         self._before: dict[str, Any] = {}
         self._monitors: list[str] = []
         self._pictures: dict[str, dict[str, Any]] = {}
-        self._set_up_for_fit: int | None = None
+        self._held_out = HeldOut("train")
         self._domains: Domains | None = None
         self._collectors: dict[int, DomainCollector] = {}
 
@@ -135,9 +138,8 @@ class AdaptationEvaluation(Callback):
             ValueError: No validation set is a target's.
         """
         check_module(pl_module, NAME)
-        if stage == "fit":
-            self._set_up_for_fit = id(data_module(trainer))
-        if stage != "test" and (names := set_names(trainer, "val_sets", self.val_sets)) is not None:
+        self._held_out.remember(trainer, stage)
+        if stage != "test" and (names := loader_names(trainer, "val_sets", self.val_sets)) is not None:
             find_target(names, "val_sets", NAME)
 
     def state_dict(self) -> dict[str, Any]:
@@ -196,8 +198,7 @@ class AdaptationEvaluation(Callback):
             oracle = oracle_figures(target.logits, target.labels)
             figures |= {f"oracle/val_{name}": value for name, value in oracle.items()}
         self.validation = figures
-        # the largest of equal ones is all of them, to the last digit
-        pl_module.log_dict(figures, reduce_fx="max", sync_dist=trainer.world_size > 1, add_dataloader_idx=False)
+        log_identical(pl_module, figures)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the features of a module that is still untrained, for the pictures, and what the training goes by."""
@@ -277,7 +278,11 @@ class AdaptationEvaluation(Callback):
             "proxy_a_distance": None if distance is None else distance._asdict(),
             "pca": {name: in_plane(picture, picture["points"][:, :2]) for name, picture in self._pictures.items()},
         }
-        pl_module.log_dict(figures, reduce_fx="max", sync_dist=trainer.world_size > 1, add_dataloader_idx=False)
+        log_identical(pl_module, figures)
+
+    def report_results(self) -> dict[str, Any]:
+        """Put the results into the report."""
+        return self.results
 
     @rank_zero_only
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -322,7 +327,7 @@ class AdaptationEvaluation(Callback):
         self, trainer: Trainer, pl_module: LightningModule, source: DomainRows, target: DomainRows
     ) -> dict[str, float]:
         """Deep embedded validation. A collective."""
-        loader = training_loader(trainer, pl_module, self._set_up_for_fit == id(data_module(trainer)))
+        loader = training_loader(trainer, pl_module, self._held_out)
         if loader is None:
             rank_zero_warn(f"{NAME} leaves out validator/dev: there is no DataLoader of labelled training data")
             return {}

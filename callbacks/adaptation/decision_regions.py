@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -49,12 +50,15 @@ class DecisionRegions(Callback):
         ValueError: ``resolution`` is too small.
     """
 
+    report_key = "decision_regions"
+
     def __init__(self, resolution: int = 200, test_sets: list[str] | None = None) -> None:
         if resolution < 2:
             raise ValueError(f"expected resolution >= 2, got {resolution}")
         self.resolution = resolution
         self.test_sets = test_sets
         self.results: dict[str, Any] = {}
+        self._model = ""
         self._collectors: dict[int, Collector] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -65,6 +69,7 @@ class DecisionRegions(Callback):
             ValueError: The data module's inputs have not two coordinates.
         """
         check_module(pl_module, NAME)
+        self._model = type(pl_module).__name__
         if not callable(getattr(pl_module, "domain_logits", None)):
             raise TypeError(
                 f"{NAME} needs a module with domain_logits(x) -> (B,), larger for the target; "
@@ -118,12 +123,15 @@ class DecisionRegions(Callback):
             found = decision_regions(pl_module, source["x"], source["label"], target["x"], tips, self.resolution)
         self.results = found
 
+    def report_results(self) -> Figure | None:
+        """Put the picture into the report."""
+        return decision_regions_figure({self._model: self.results}) if self.results else None
+
     @rank_zero_only
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Send the picture to the loggers."""
         if self.results and trainer.loggers:
-            figure = decision_regions_figure({type(pl_module).__name__: self.results})
-            log_figure(trainer, "adaptation/decision_regions", figure)
+            log_figure(trainer, "adaptation/decision_regions", decision_regions_figure({self._model: self.results}))
 
 
 @torch.no_grad()

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from ..calibration.metrics import nll
-from ..shared.batches import batch_inputs, batch_logits, check_logits, data_module, is_labelled, to_table
+from ..shared.batches import batch_inputs, batch_logits, check_logits, is_labelled, to_table
 from ..shared.collect import Collector, Table, gather_rows
-from ..shared.held_out import find_loader, first_loader, run_through
+from ..shared.held_out import HeldOut, first_loader, run_through
 from ..shared.random_state import preserved_random_state
-from ..shared.samplers import flatten_loaders, has_known_sampler
+from ..shared.samplers import flatten_loaders, has_known_sampler, named_loaders
 
 TARGET = "target/"
 
@@ -67,12 +67,6 @@ def check_module(pl_module: LightningModule, needed_by: str) -> None:
         )
 
 
-def set_names(trainer: Trainer, attribute: str, given: list[str] | None) -> list[str] | None:
-    """The names of the loaders: given ones, else the data module's attribute ``val_sets`` or ``test_sets``."""
-    names = given or getattr(data_module(trainer), attribute, None)
-    return None if names is None else [str(name) for name in names]
-
-
 def find_target(names: list[str], attribute: str, needed_by: str) -> int:
     """The position of the first name ``target/…``, the source being at 0.
 
@@ -101,24 +95,16 @@ def find_domains(trainer: Trainer, attribute: str, given: list[str] | None, need
     Raises:
         ValueError: There is only one loader, no target among the names, or not one name for each loader.
     """
-    loaders = running_loaders(trainer)
-    names = set_names(trainer, attribute, given)
+    names, loaders = named_loaders(trainer, attribute, given, needed_by)
     if len(loaders) < 2:
         raise ValueError(f"{needed_by} needs two loaders, of source and of target data, got {len(loaders)}")
     if names is None:
         return Domains(loaders, 1, ("source", "target"))
-    if len(names) != len(loaders):
-        raise ValueError(f"{needed_by} knows {len(names)} names for {len(loaders)} loaders: {attribute} is {names}")
     target = find_target(names, attribute, needed_by)
     return Domains(loaders, target, (names[0], names[target]))
 
 
-def running_loaders(trainer: Trainer) -> list[Any]:
-    """The loaders of the validation or test that runs now."""
-    return flatten_loaders(trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders)
-
-
-def training_loader(trainer: Trainer, pl_module: LightningModule, is_set_up: bool) -> DataLoader | None:
+def training_loader(trainer: Trainer, pl_module: LightningModule, held_out: HeldOut) -> DataLoader | None:
     """The loader of labelled training data.
 
     In a fit it is one of the loaders that train, so that no data set is built a second time; but not if reading from
@@ -127,12 +113,12 @@ def training_loader(trainer: Trainer, pl_module: LightningModule, is_set_up: boo
     Args:
         trainer: In any run.
         pl_module: Its module.
-        is_set_up: Whether the data module went through ``setup("fit")`` already.
+        held_out: Finds the loader in other runs.
     """
     running = flatten_loaders(trainer.train_dataloader) if trainer.state.fn == "fit" else []
     if running and all(_can_be_read(loader) for loader in running):
         return first_loader(trainer.train_dataloader)
-    return find_loader(trainer, pl_module, "train", is_set_up)
+    return held_out.find(trainer, pl_module)
 
 
 def _can_be_read(loader: Any) -> bool:

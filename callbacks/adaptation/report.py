@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
 
-from ..shared.html import Figures, Record, Runs, gallery, number, per_run, section, table
+from ..shared.html import Figures, Record, Runs, gallery, number, per_run, picture, section, table
+from ..shared.sections import Section, add_section
 from .figures import domains_figure
 
-PNG = "data:image/png;base64,"
 NOTE = (
     "Validators say how good a model may be on the target without looking at a label of it; larger is better. Figures "
     "of the oracle use the target's labels and are there to judge the validators by. Proxy A-distance: how well a "
@@ -70,8 +70,9 @@ def _pictures(results: Mapping[str, Any], draw: Figures) -> Iterator[str]:
             yield draw(domains_figure(pictures, title), f"{title} of the features of both domains")
 
 
-def _regions(picture: str | None) -> str:
-    if not picture:
-        return ""
+def _regions(png: str | None) -> str:
     label = "label regions, principal components, domain regions and hidden units"
-    return f'<figure class="wide"><img alt="{label}" src="{PNG}{escape(picture)}"></figure>'
+    return picture(png, label, kind="wide") if png else ""
+
+
+add_section(Section(20, ("adaptation", "decision_regions"), adaptation_section))

@@ -9,11 +9,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..shared.batches import batch_logits, check_logits, data_module, fingerprints, is_labelled, labelled_batch
-from ..shared.collect import Collector, Table
-from ..shared.held_out import find_loader, refuse_same_data, refuse_same_samples, run_through
+from ..shared.batches import batch_logits, check_logits, fingerprints, is_labelled, labelled_batch
+from ..shared.collect import Collector, Table, log_identical
+from ..shared.held_out import HeldOut, refuse_same_data, refuse_same_samples
 from ..shared.loggers import log_figure, log_table
-from ..shared.samplers import flatten_loaders
+from ..shared.samplers import named_loaders
 from . import metrics
 from .figures import reliability_figure
 
@@ -48,6 +48,8 @@ class CalibrationEvaluation(Callback):
             "after" of each.
     """
 
+    report_key = "calibration"
+
     def __init__(
         self,
         bins: int = 15,
@@ -73,13 +75,12 @@ class CalibrationEvaluation(Callback):
             raise ValueError(f"expected test_sets with at least one name, each once, got {test_sets}")
         self.bins = bins
         self.right_closed = right_closed
-        self.calibration_data = calibration_data
         self.test_sets = test_sets
+        self._held_out = HeldOut("val", calibration_data)
         self.results: dict[str, Any] = {}
         self._targets: dict[int, str] = {}
         self._collectors: dict[int, Collector] = {}
         self._calibration: Table = {}
-        self._set_up_for_fit: int | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check the module.
@@ -87,8 +88,7 @@ class CalibrationEvaluation(Callback):
         Raises:
             ValueError: It has no forward.
         """
-        if stage == "fit":
-            self._set_up_for_fit = id(data_module(trainer))
+        self._held_out.remember(trainer, stage)
         if stage == "test" and not is_overridden("forward", pl_module):
             raise ValueError(f"CalibrationEvaluation needs forward(x) -> (B, K) logits: {_name(pl_module)} has none")
 
@@ -99,16 +99,14 @@ class CalibrationEvaluation(Callback):
             ValueError: Some are drawn from a test set, or the names do not fit the test loaders.
         """
         self.results = {}
-        loaders = flatten_loaders(trainer.test_dataloaders)
-        self._targets = self._find_targets(trainer, len(loaders))
+        names, loaders = named_loaders(trainer, "test_sets", self.test_sets, type(self).__name__)
+        named = enumerate(names or ())
+        self._targets = {place: name for place, name in named if place and name.startswith("target/")}
         self._collectors = {0: Collector(trainer, loaders[0], "the test set")}
         for place, name in self._targets.items():
             self._collectors[place] = Collector(trainer, loaders[place], f"test set {name!r}")
         self._calibration = {}
-        loader = self.calibration_data
-        if loader is None:
-            is_set_up = self._set_up_for_fit == id(data_module(trainer))
-            loader = find_loader(trainer, pl_module, "val", is_set_up)
+        loader = self._held_out.find(trainer, pl_module)
         if loader is None:
             rank_zero_warn("CalibrationEvaluation found no validation data: no temperature is fitted")
             return
@@ -119,8 +117,7 @@ class CalibrationEvaluation(Callback):
             logits = batch_logits(trainer, pl_module, None, x)
             return {"logits": logits, "label": y.cpu().long(), "fingerprint": fingerprints(x)}
 
-        limit = 1.0 if self.calibration_data is not None else trainer.limit_val_batches
-        self._calibration = run_through(trainer, pl_module, loader, measure, limit)
+        self._calibration = self._held_out.run(trainer, pl_module, loader, measure)
 
     def on_test_batch_end(
         self,
@@ -183,8 +180,11 @@ class CalibrationEvaluation(Callback):
                 figures |= _keys(f"calibration/{name}", judged)
         if temperature is not None:
             figures["calibration/temperature"] = temperature
-        # equal on all processes: the largest is all of them, to the last digit
-        pl_module.log_dict(figures, reduce_fx="max", sync_dist=trainer.world_size > 1, add_dataloader_idx=False)
+        log_identical(pl_module, figures)
+
+    def report_results(self) -> dict[str, Any]:
+        """Put the results into the report."""
+        return self.results
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Send the reliability diagrams and the tables of figures to the loggers."""
@@ -197,18 +197,6 @@ class CalibrationEvaluation(Callback):
             after = found["after"] or {}
             rows = [[name, found["before"][name], after.get(name)] for name in FIGURES]
             log_table(trainer, f"{group}/figures", ["figure", "before", "after"], rows)
-
-    def _find_targets(self, trainer: Trainer, loaders: int) -> dict[int, str]:
-        """Place and name of each shifted test set."""
-        names = self.test_sets or getattr(data_module(trainer), "test_sets", None)
-        if not isinstance(names, tuple | list):  # a stranger's data module may mean something else
-            return {}
-        targets = {place: str(name) for place, name in enumerate(names) if place and str(name).startswith("target/")}
-        if (targets or self.test_sets) and len(names) != loaders:
-            raise ValueError(f"CalibrationEvaluation knows {len(names)} names for {loaders} test loaders: {names}")
-        if len(set(targets.values())) < len(targets):
-            raise ValueError(f"expected test sets of distinct names, got {names}")
-        return targets
 
     def _judge(self, table: Table, temperature: float | None) -> dict[str, Any]:
         """Figures of a set before and after the temperature."""

@@ -8,6 +8,7 @@ Codes are arrays of finite numbers, factors arrays of integers. A factor with on
 finite, too few samples or shapes that do not fit are a ``ValueError``.
 """
 
+from . import report as report  # adds the room's section to the report
 from .callback import DisentanglementEvaluation
 from .latents import LatentPictures
 from .metrics.dci import DCI, completeness_of_importance, dci, dci_exact, disentanglement_of_importance

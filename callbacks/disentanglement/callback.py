@@ -11,6 +11,7 @@ from torch import distributed
 from tqdm import tqdm
 
 from ..shared.batches import data_module
+from ..shared.collect import log_identical
 from ..shared.loggers import log_table
 from ..shared.random_state import preserved_random_state
 from .metrics.checks import varying
@@ -61,6 +62,8 @@ class DisentanglementEvaluation(Callback):
             "matrices" (by representation and name: "mutual_information", "importance" of DCI and "sap" are lists of L
             rows of one entry for each factor; "downstream" holds the accuracies by classifier, size and factor).
     """
+
+    report_key = "disentanglement"
 
     def __init__(
         self,
@@ -176,8 +179,11 @@ class DisentanglementEvaluation(Callback):
             for representation, of_it in scores.items()
             for name, value in of_it.items()
         }
-        # equal on all processes: the largest is all of them, to the last digit
-        pl_module.log_dict(figures, reduce_fx="max", sync_dist=trainer.world_size > 1, add_dataloader_idx=False)
+        log_identical(pl_module, figures)
+
+    def report_results(self) -> dict[str, Any]:
+        """Put the results into the report."""
+        return self.results
 
     @rank_zero_only
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from ..shared.batches import batch_inputs
+from ..shared.collect import log_identical
 from ..shared.loggers import log_figure, log_images, to_uint8
 from ..shared.random_state import preserved_random_state
 from .callback import DisentanglementEvaluation
@@ -22,6 +23,7 @@ from .latents_figure import (
     reconstruction_grid,
     traversals_figure,
 )
+from .report import latent_pictures
 
 NAME = "LatentPictures"
 SAMPLES = 10_000  # images of a process at most whose codes are looked at
@@ -68,6 +70,8 @@ class LatentPictures(Callback):
     Raises:
         ValueError: An argument is out of its range.
     """
+
+    report_key = "latents"
 
     def __init__(
         self,
@@ -168,7 +172,7 @@ class LatentPictures(Callback):
         if self.results:
             active = float(self.results["active"].sum())  # equal on all processes
             figures = {"latents/active": active}
-            pl_module.log_dict(figures, reduce_fx="max", sync_dist=trainer.world_size > 1, add_dataloader_idx=False)
+            log_identical(pl_module, figures)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Decode after a validation after which pictures are drawn. A collective.
@@ -179,6 +183,10 @@ class LatentPictures(Callback):
         if self._draws_now(trainer):
             self._look(trainer, pl_module)
             self._send(trainer)
+
+    def report_results(self) -> dict[str, Any]:
+        """Put the results into the report, pictures in place of arrays."""
+        return latent_pictures(self.results) if self.results else {}
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Send the pictures to the loggers."""

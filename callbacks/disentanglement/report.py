@@ -1,6 +1,5 @@
 """The section on disentanglement: all scores beside those of a perfect code, and what the latents code."""
 
-import base64
 import math
 from collections.abc import Iterator, Mapping
 from html import escape
@@ -9,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..shared.html import Figures, Record, Runs, gallery, number, per_run, section, table
+from ..shared.html import Figures, Record, Runs, gallery, number, per_run, picture, section, table
 from ..shared.loggers import figure_png, png
+from ..shared.sections import Column, Contest, Section, Value, add_section
 from .latents_figure import information_shares, kl_figure, reconstruction_grid, traversals_figure
 from .metrics.information import BINS
 
-PNG = "data:image/png;base64,"
 HARDLY = 0.05  # share of a factor's entropy below which no latent is said to code it
 DSPRITES = [3, 6, 40, 32, 32]  # values of its factors
 TITLES = {
@@ -59,12 +58,12 @@ NOTE_DSPRITES = (
 )
 
 
-def latent_pictures(results: Mapping[str, Any]) -> Record:
-    """The results of `LatentPictures` with pictures (PNG in base64) in place of the arrays, for the record."""
+def latent_pictures(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The results of `LatentPictures` with PNG files in place of the arrays, for the record."""
     kept = {name: results[name] for name in ("samples", "kl", "std", "active", "order")}
     return kept | {
-        "traversals": base64.b64encode(figure_png(traversals_figure(results))).decode(),
-        "reconstructions": base64.b64encode(png(reconstruction_grid(results))).decode(),
+        "traversals": figure_png(traversals_figure(results)),
+        "reconstructions": png(reconstruction_grid(results)),
     }
 
 
@@ -181,6 +180,35 @@ def _pictures(latents: Mapping[str, Any]) -> Iterator[str]:
         "reconstructions": "Images above, reconstructions below",
     }
     for name, caption in captions.items():
-        if picture := latents.get(name):
-            heading = f"<figcaption>{escape(caption)}</figcaption>"
-            yield f'<figure class="wide">{heading}<img alt="{escape(caption)}" src="{PNG}{escape(picture)}"></figure>'
+        if latents.get(name):
+            yield picture(latents[name], caption, escape(caption), "wide")
+
+
+def disentanglement_values(record: Record) -> dict[str, Value]:
+    """The columns of the summary table: scores of the posterior means."""
+    scores = ((record.get("disentanglement") or {}).get("scores") or {}).get("mean") or {}
+    return {key: Value(scores[key]) for key in COLUMNS if scores.get(key) is not None}
+
+
+NOTE_ON_COLUMNS = "MIG, DCI, FactorVAE score and SAP are those of the posterior means, official settings."
+COLUMNS = {
+    "mig": Column("MIG", True, 3, Contest("has the larger MIG (no interval)", "MIG", ".3f"), NOTE_ON_COLUMNS),
+    "dci_disentanglement": Column(
+        "DCI disentanglement",
+        True,
+        3,
+        Contest("has the larger DCI disentanglement (no interval)", "DCI disentanglement", ".3f"),
+        NOTE_ON_COLUMNS,
+    ),
+    "factor_vae": Column("FactorVAE score", True, note=NOTE_ON_COLUMNS),
+    "sap": Column("SAP", True, note=NOTE_ON_COLUMNS),
+}
+add_section(
+    Section(
+        40,
+        ("disentanglement", "latents"),
+        disentanglement_section,
+        columns=COLUMNS,
+        values=disentanglement_values,
+    )
+)

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from ..shared.loggers import log_images, tile, to_uint8
+from ..shared.loggers import log_images, png, tile, to_uint8
 from ..shared.random_state import preserved_random_state
 
 
@@ -27,6 +27,8 @@ class SampleGrid(Callback):
     Attributes:
         grid: The last grid on rank zero, (H, W, C) uint8, or ``None``.
     """
+
+    report_key = "samples"
 
     def __init__(self, every_n_epochs: int = 1, number: int = 36, seed: int = 0) -> None:
         for name, value in (("every_n_epochs", every_n_epochs), ("number", number)):
@@ -53,6 +55,10 @@ class SampleGrid(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw with the weights that were tested."""
         self._show(trainer, pl_module)
+
+    def report_results(self) -> bytes | None:
+        """Put the last grid into the report."""
+        return None if self.grid is None else png(self.grid)
 
     def _show(self, trainer: Trainer, pl_module: LightningModule) -> None:
         pictures = to_uint8(self._draw(trainer, pl_module))

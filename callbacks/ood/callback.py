@@ -10,11 +10,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..shared.batches import batch_inputs, batch_logits, data_module, to_table
-from ..shared.collect import Collector, Table
-from ..shared.held_out import find_loader, run_through
+from ..shared.batches import batch_inputs, batch_logits, to_table
+from ..shared.collect import Collector, Table, log_identical
+from ..shared.held_out import HeldOut
 from ..shared.loggers import log_figure, log_table
-from ..shared.samplers import flatten_loaders
+from ..shared.samplers import loader_names, named_loaders
 from .choice import BUILT_IN, COLUMN, FITTED, NEED_FEATURES, Choice, choose, score_tables
 from .figures import auroc_heatmap_figure, roc_figure, score_histogram_figure
 from .results import auroc_table, evaluate, log_figures
@@ -52,6 +52,8 @@ class OODEvaluation(Callback):
             "histograms", "roc". With ``target/`` and OOD sets also "shifted": by name of the target "id", "samples",
             "scores", "sets", "near_mean", "far_mean" with the target as in-distribution.
     """
+
+    report_key = "ood"
 
     def __init__(
         self,
@@ -97,13 +99,12 @@ class OODEvaluation(Callback):
         self.knn_k = knn_k
         self.odin_epsilon = odin_epsilon
         self.max_fit_samples = max_fit_samples
-        self.fit_data = fit_data
         self.seed = seed
+        self._held_out = HeldOut("train", fit_data)
         self.results: dict[str, Any] = {}
         self._choice = Choice(scores)
         self._collectors: dict[str, Collector] = {}
         self._fit: Table = {}
-        self._set_up_for_fit: int | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check what the module and the data module offer.
@@ -111,14 +112,13 @@ class OODEvaluation(Callback):
         Raises:
             ValueError: No forward, an unknown score, or a score asked for that the module cannot give.
         """
-        if stage == "fit":
-            self._set_up_for_fit = id(data_module(trainer))
+        self._held_out.remember(trainer, stage)
         if stage != "test":
             return
         if not is_overridden("forward", pl_module):
             raise ValueError(f"OODEvaluation needs forward(x) -> (B, K) logits: {type(pl_module).__name__} has none")
         choose(self.scores, pl_module)
-        names = self._names(trainer)
+        names = loader_names(trainer, "test_sets", self.test_sets)
         if names is not None and len(names) == 1:
             rank_zero_warn(
                 f"OODEvaluation has nothing to evaluate: {names[0]!r} is the only test set; name out-of-distribution "
@@ -135,17 +135,14 @@ class OODEvaluation(Callback):
         self._collectors = {}
         self._fit = {}
         self._choice = choose(self.scores, pl_module)
-        loaders = flatten_loaders(trainer.test_dataloaders)
-        names = self._names(trainer)
-        if names is not None and len(set(names)) < len(names):
-            raise ValueError(f"expected test sets of distinct names, got {names}")
+        names, loaders = named_loaders(trainer, "test_sets", self.test_sets, type(self).__name__)
         if len(loaders) == 1:
             if names is None:
                 rank_zero_warn("OODEvaluation has nothing to evaluate: there is one test loader only")
             return
-        if names is None or len(names) != len(loaders):
+        if names is None:
             raise ValueError(
-                f"OODEvaluation knows {len(names or [])} names for {len(loaders)} test loaders: give it "
+                f"OODEvaluation knows no names for {len(loaders)} loaders: give it "
                 "test_sets=[<in-distribution>, 'near/<name>', 'far/<name>', ...], or the data module an attribute "
                 "test_sets"
             )
@@ -226,8 +223,11 @@ class OODEvaluation(Callback):
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in aurocs.items()})
         means = {name: value for name, value in aurocs.items() if "_mean/" in name}
         means |= {name: value for name, value in shifted.items() if "_mean/" in name and name.endswith("/auroc")}
-        # equal on all processes: the largest is all of them, to the last digit
-        pl_module.log_dict(means, reduce_fx="max", sync_dist=trainer.world_size > 1, add_dataloader_idx=False)
+        log_identical(pl_module, means)
+
+    def report_results(self) -> dict[str, Any]:
+        """Put the results into the report."""
+        return self.results
 
     @rank_zero_only
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -243,22 +243,15 @@ class OODEvaluation(Callback):
             log_figure(trainer, f"ood/histogram/{score}", score_histogram_figure(self.results, score))
             log_figure(trainer, f"ood/roc/{score}", roc_figure(self.results, score))
 
-    def _names(self, trainer: Trainer) -> list[str] | None:
-        names = self.test_sets or getattr(data_module(trainer), "test_sets", None)
-        return None if names is None else [str(name) for name in names]
-
     def _collect_fit(self, trainer: Trainer, pl_module: LightningModule) -> Table:
-        loader, limit = self.fit_data, 1.0
-        if loader is None:
-            loader = find_loader(trainer, pl_module, "train", self._set_up_for_fit == id(data_module(trainer)))
-            limit = trainer.limit_train_batches
+        loader = self._held_out.find(trainer, pl_module)
         if loader is None:
             return {}
 
         def measure(x: Tensor, y: Tensor) -> Table:
             return {"features": _features(pl_module, x), "label": y.cpu().long()}
 
-        return run_through(trainer, pl_module, loader, measure, limit, self.max_fit_samples)
+        return self._held_out.run(trainer, pl_module, loader, measure, self.max_fit_samples)
 
     def _own_scores(self, pl_module: LightningModule, x: Tensor) -> Table:
         own: Callable[[Tensor], Table] | None = getattr(pl_module, "ood_scores", None)

@@ -6,6 +6,7 @@ from html import escape
 from typing import Any
 
 from ..shared.html import Figures, Record, Runs, details, gallery, listed, number, per_run, section, table
+from ..shared.sections import NOTE_ON_CLASSIFIERS, Column, Section, Value, add_section
 from .figures import cell_value, ood_columns, roc_figure, score_histogram_figure
 
 
@@ -180,7 +181,7 @@ def head_to_head(records: Mapping[str, Record]) -> dict[str, tuple[dict[str, tup
     return table
 
 
-def warnings(ood: Mapping[str, Any]) -> list[str]:
+def ood_warnings(ood: Mapping[str, Any]) -> list[str]:
     """What a reader must know before he believes the scores."""
     chance, inverted = [], []
     for name, figures in ood_sets(ood).items():
@@ -201,3 +202,121 @@ def warnings(ood: Mapping[str, Any]) -> list[str]:
         more = [f"{len(worst) - 3} more"] if len(worst) > 3 else []
         sentences.append(f"Below chance, OOD images look more familiar: {listed(worst[:3] + more)}.")
     return sentences
+
+
+def ood_values(record: Record) -> dict[str, Value]:
+    """The columns of the summary table: mean AUROCs of the score that is best over all sets."""
+    ood = record.get("ood") or {}
+    score = best_score(ood) if ood else None
+    means = {kind: cell_value(ood.get(f"{kind}_mean") or {}, score) for kind in ("near", "far") if score}
+    return {kind: Value(mean, remark=score) for kind, mean in means.items() if score and not math.isnan(mean)}
+
+
+def ood_sentences(record: Record, alone: bool) -> list[str]:
+    """The strongest score of a run that is alone, and warnings."""
+    ood = record.get("ood")
+    if not ood:
+        return []
+    sentences = []
+    if alone and ood_sets(ood) and (score := best_score(ood)):
+        means = [f"{kind} mean {value.value:.3f}" for kind, value in ood_values(record).items()]
+        sentences.append(f"The strongest score over all OOD sets is {score}: AUROC {', '.join(means)}.")
+    return sentences + ood_warnings(ood)
+
+
+def ood_shift_sentences(record: Record) -> dict[str, list[str]]:
+    """How far each shift is detected, and how well OOD data are told from shifted ones."""
+    ood = record.get("ood") or {}
+    sentences: dict[str, list[str]] = {}
+    for name, metrics in (ood.get("sets") or {}).items():
+        if name.startswith("target/"):
+            best, shifted, score = best_on_set(metrics, ood["scores"]), ood.get("shifted") or {}, best_score(ood)
+            sentences[name] = [_shift_detected(name, *best)] if best else []
+            if name in shifted and score:
+                sentences[name].append(_detection_after_shift(name, score, ood, shifted[name]))
+    return sentences
+
+
+def _shift_detected(name: str, score: str, metrics: Mapping[str, float]) -> str:
+    low, high = interval(metrics)
+    if low <= 0.5:
+        return f"No score reliably tells {name} from the source (best {score}, AUROC {metrics['auroc']:.3f})."
+    auroc = f"{metrics['auroc']:.3f}" + (f" ({low:.3f} to {high:.3f})" if low < high else "")
+    return f"The shift to {name} is detected with AUROC {auroc} by the best score for it, {score}."
+
+
+def _detection_after_shift(name: str, score: str, source: Mapping[str, Any], target: Mapping[str, Any]) -> str:
+    """OOD detection with the target as in-distribution, by the score that is best with the source."""
+    pairs = [
+        (interval(source["sets"][of][score]), interval(metrics[score]))
+        for of, metrics in target["sets"].items()
+        if metrics.get(score)
+    ]
+    worse = sum(after[1] < before[0] for before, after in pairs)
+    better = sum(after[0] > before[1] for before, after in pairs)
+    counts = [f"{verb} on {times}" for verb, times in (("worse", worse), ("better", better)) if times]
+    tendency = f"{' and '.join(counts)} of {len(pairs)} sets" if counts else f"a tie on all {len(pairs)} sets"
+    means = []
+    for kind in ("near", "far"):
+        one, other = (cell_value(ood.get(f"{kind}_mean") or {}, score) for ood in (source, target))
+        if not math.isnan(other):
+            means.append(f"{kind} {one:.3f} to {other:.3f}")
+    text = f"With {name} as in-distribution instead of the source, OOD detection by {score} is {tendency}"
+    return f"{text}; mean AUROC {', '.join(means)}." if means else f"{text}."
+
+
+def ood_comparison(runs: Runs) -> list[str]:
+    """On which sets each run is better, and the means of each run's best score."""
+    sentences = []
+    if table := head_to_head(runs):
+        parts = []
+        for label in runs:
+            won = [name for name, (_, winner) in table.items() if winner == label]
+            where = f" ({listed(won)})" if won else ""
+            parts.append(f"{label} is better on {len(won)} of {len(table)} sets{where}")
+        level = [name for name, (_, winner) in table.items() if winner is None]
+        ties = f"; a tie on {listed(level)}" if level else ""
+        sentences.append(f"OOD detection, each model with its best score on each set: {'; '.join(parts)}{ties}.")
+    single = []
+    for label, record in runs.items():
+        score = best_score(record["ood"]) if record.get("ood") and ood_sets(record["ood"]) else None
+        if score:
+            means = [f"{kind} {value.value:.3f}" for kind, value in ood_values(record).items()]
+            single.append(f"{label} ({score}) {', '.join(means)}")
+    if len(single) > 1:
+        sentences.append(f"OOD detection, one score for all sets, mean AUROC: {'; '.join(single)}.")
+    return sentences
+
+
+def ood_text_rows(runs: Runs) -> list[list[str]]:
+    """AUROC by set and score, for a terminal."""
+    tested = {name: record["ood"] for name, record in runs.items() if record.get("ood")}
+    sets = list(dict.fromkeys(name for ood in tested.values() for name in ood_columns(ood)))
+    rows = [["AUROC", "", *sets]]
+    for run, source in tested.items():
+        shifted = {f"{run}, {target} as ID": ood for target, ood in (source.get("shifted") or {}).items()}
+        for label, ood in ({run: source} | shifted).items():
+            columns = ood_columns(ood)
+            for score in ood["scores"]:
+                values = (cell_value(columns.get(name, {}), score) for name in sets)
+                rows.append([label, score, *(number(value, dash="-") for value in values)])
+    return rows if tested else []
+
+
+COLUMNS = {
+    "near": Column("AUROC near", True, note=NOTE_ON_CLASSIFIERS),
+    "far": Column("AUROC far", True, note=NOTE_ON_CLASSIFIERS),
+}
+add_section(
+    Section(
+        50,
+        ("ood",),
+        ood_section,
+        columns=COLUMNS,
+        values=ood_values,
+        sentences=ood_sentences,
+        shift_sentences=ood_shift_sentences,
+        comparison=ood_comparison,
+        text_rows=ood_text_rows,
+    )
+)

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..shared.batches import data_module, fingerprints, has_targets, target_batch
-from ..shared.collect import Collector, Table
-from ..shared.held_out import find_loader, refuse_same_data, refuse_same_samples, run_through
+from ..shared.collect import Collector, Table, log_identical
+from ..shared.held_out import HeldOut, refuse_same_data, refuse_same_samples
 from ..shared.loggers import log_figure, log_table
 from ..shared.samplers import flatten_loaders
 from . import metrics
@@ -67,19 +67,20 @@ class RegressionCalibration(Callback):
         ValueError: No level, or one outside (0, 1).
     """
 
+    report_key = "regression"
+
     def __init__(
         self, levels: Sequence[float] = (0.5, 0.8, 0.9, 0.95), calibration_data: DataLoader | None = None
     ) -> None:
         if not levels or not all(0 < level < 1 for level in levels):
             raise ValueError(f"expected levels of central intervals in (0, 1), got levels={list(levels)}")
         self.levels = sorted(set(levels))
-        self.calibration_data = calibration_data
         self.results: dict[str, Any] = {}
         self._collector: Collector | None = None
         self._calibration: Table = {}
         self._recalibration: metrics.Recalibration | None = None
         self._law = ""
-        self._set_up_for_fit: int | None = None
+        self._held_out = HeldOut("val", calibration_data, has_targets, target_batch)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check the module.
@@ -87,8 +88,7 @@ class RegressionCalibration(Callback):
         Raises:
             ValueError: It has no ``predictive``.
         """
-        if stage == "fit":
-            self._set_up_for_fit = id(data_module(trainer))
+        self._held_out.remember(trainer, stage)
         if stage == "test" and not callable(getattr(pl_module, "predictive", None)):
             raise ValueError(
                 "RegressionCalibration needs predictive(x) -> a torch.distributions.Distribution of batch shape (B,): "
@@ -104,10 +104,7 @@ class RegressionCalibration(Callback):
         self.results, self._calibration, self._recalibration = {}, {}, None
         test_loader = flatten_loaders(trainer.test_dataloaders)[0]
         self._collector = Collector(trainer, test_loader, "the test set")
-        loader = self.calibration_data
-        if loader is None:
-            is_set_up = self._set_up_for_fit == id(data_module(trainer))
-            loader = find_loader(trainer, pl_module, "val", is_set_up, has_targets)
+        loader = self._held_out.find(trainer, pl_module)
         if loader is None:
             rank_zero_warn("RegressionCalibration found no validation data: nothing is recalibrated")
             return
@@ -118,12 +115,10 @@ class RegressionCalibration(Callback):
             pit = law.cdf(labels[:, None])[:, 0]
             return {"label": labels, "mean": law.mean, "pit": pit, "fingerprint": _fingerprints(x, y)}
 
-        limit = 1.0 if self.calibration_data is not None else trainer.limit_val_batches
-        found = run_through(trainer, pl_module, loader, measure, limit, read=target_batch)
-        if found:
-            _check(found, "the calibration data")
-            self._calibration = found
-            self._recalibration = metrics.fit_recalibration(found["pit"])
+        self._calibration = self._held_out.run(trainer, pl_module, loader, measure)
+        if self._calibration:
+            _check(self._calibration, "the calibration data")
+            self._recalibration = metrics.fit_recalibration(self._calibration["pit"])
 
     def on_test_batch_end(
         self,
@@ -176,8 +171,11 @@ class RegressionCalibration(Callback):
         if self.results["after"]:
             figures |= {f"{key}_after": value for key, value in _logged(self.results["after"], self.levels).items()}
         named = {f"calibration/{key}": value for key, value in figures.items()}
-        # equal on all processes: the largest is all of them, to the last digit
-        pl_module.log_dict(named, reduce_fx="max", sync_dist=trainer.world_size > 1, add_dataloader_idx=False)
+        log_identical(pl_module, named)
+
+    def report_results(self) -> dict[str, Any]:
+        """Put the results into the report."""
+        return self.results
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Send the pictures and the table of figures to the loggers."""

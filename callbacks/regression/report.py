@@ -6,6 +6,7 @@ from html import escape
 from typing import Any
 
 from ..shared.html import Figures, Record, Runs, details, formatted, gallery, number, per_run, section, table
+from ..shared.sections import Column, Contest, Section, Value, add_section
 from .figures import fan_figure, pit_figure, quantile_figure
 
 NOTE = (
@@ -16,7 +17,7 @@ NOTE = (
     "many labels. Intervals: test rows sorted by prediction (line), with their labels (dots) and central intervals, "
     "whose mean width and Winkler score stand in the table."
 )
-FIGURES = {
+METRICS = {
     "rmse": "RMSE of the mean",
     "mae": "MAE of the mean",
     "crps": "CRPS",
@@ -41,7 +42,7 @@ def regression_section(runs: Runs, draw: Figures) -> str:
         "Predictive distributions",
         NOTE,
         per_run(judged, judgement),
-        details("All figures", per_run(judged, lambda record: _figures(record["regression"]))),
+        details("All figures", per_run(judged, lambda record: _metrics(record["regression"]))),
     )
 
 
@@ -81,10 +82,10 @@ def _intervals(results: Mapping[str, Any]) -> str:
     return table(head, rows)
 
 
-def _figures(results: Mapping[str, Any]) -> str:
+def _metrics(results: Mapping[str, Any]) -> str:
     parts = _parts(results)
     rows = []
-    for key, label in FIGURES.items():
+    for key, label in METRICS.items():
         cells = f"<th>{escape(label)}</th>"
         for part in parts.values():
             error = part.get(f"{key}_error")
@@ -101,8 +102,28 @@ def _figures(results: Mapping[str, Any]) -> str:
     return table(["", *parts], rows) + note
 
 
-def regression_sentences(results: Mapping[str, Any], alone: bool) -> list[str]:
-    """What the errors and the calibration of a regressor say, in sentences."""
+def regression_values(record: Record) -> dict[str, Value]:
+    """The columns of the summary table; infinite metrics, which a record has as None, are left out."""
+    regression = record.get("regression")
+    if not regression:
+        return {}
+    before, after = regression["before"], regression.get("after")
+    entries = [("rmse", before, "rmse"), ("mae", before, "mae"), ("crps", before, "crps")]
+    entries += [("density_nll", before, "nll"), ("qce", before, "qce")]
+    entries += [("crps_after", after, "crps"), ("qce_after", after, "qce")] if after else []
+    values = {}
+    for key, part, name in entries:
+        if (value := part[name]) is not None:
+            error = part.get(f"{name}_error")
+            values[key] = Value(value, math.nan if error is None else error)
+    return values
+
+
+def regression_sentences(record: Record, alone: bool) -> list[str]:
+    """What the errors and the calibration of a regressor say."""
+    results = record.get("regression")
+    if not results:
+        return []
     before, after, samples = results["before"], results.get("after"), results["samples"]
     sentences = []
     if alone:
@@ -132,3 +153,38 @@ def regression_sentences(results: Mapping[str, Any], alone: bool) -> list[str]:
         verb = "label has" if none == 1 else "labels have"
         sentences.append(f"{none:,} {verb} a predicted density of zero, so that the NLL is infinite.")
     return sentences
+
+
+NOTE_ON_COLUMNS = (
+    "RMSE, MAE and CRPS in the units of the label; NLL of the predicted density in nats; QCE is the quantile "
+    "calibration error, mean |coverage &minus; level|; “after R” is recalibrated on validation data."
+)
+COLUMNS = {
+    "rmse": Column("RMSE", False, None, Contest("has the lower RMSE", "RMSE", "#.4g"), NOTE_ON_COLUMNS),
+    "mae": Column("MAE", False, None, Contest("has the lower MAE", "MAE", "#.4g")),
+    "crps": Column("CRPS", False, None, Contest("has the lower CRPS", "CRPS", "#.4g")),
+    "crps_after": Column(
+        "CRPS after R",
+        False,
+        None,
+        Contest("has the lower CRPS after recalibration", "CRPS after recalibration", "#.4g"),
+    ),
+    "density_nll": Column("NLL of density", False, 3, Contest("has the lower NLL", "NLL", ".3f")),
+    "qce": Column(
+        "QCE",
+        False,
+        4,
+        Contest("has the lower quantile calibration error (no interval)", "Quantile calibration error", ".4f"),
+    ),
+    "qce_after": Column("QCE after R", False, 4),
+}
+add_section(
+    Section(
+        30,
+        ("regression",),
+        regression_section,
+        columns=COLUMNS,
+        values=regression_values,
+        sentences=regression_sentences,
+    )
+)

@@ -4,10 +4,11 @@ Lightning's distributed sampler repeats samples to give every process as many, a
 means over processes. So each row carries the key of its sample, rows are gathered, and of equal keys one is kept.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
@@ -95,3 +96,10 @@ def gather_rows(trainer: Trainer, table: Table) -> Table:
     first = torch.ones(len(keys), dtype=torch.bool)
     first[1:] = keys[1:] != keys[:-1]
     return {name: column[order[first]] for name, column in table.items()}
+
+
+def log_identical(pl_module: LightningModule, metrics: Mapping[str, float]) -> None:
+    """Log metrics that every process computed from the same gathered rows."""
+    # Identical on every rank; `max` avoids rounding.
+    sync = pl_module.trainer.world_size > 1
+    pl_module.log_dict(metrics, reduce_fx="max", sync_dist=sync, add_dataloader_idx=False)

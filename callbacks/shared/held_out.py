@@ -25,36 +25,64 @@ Stage = Literal["train", "val"]
 MOST_COMMON = 0.1  # share of the calibration inputs that may be test inputs too
 
 
-def find_loader(
-    trainer: Trainer,
-    pl_module: LightningModule,
-    stage: Stage,
-    is_set_up: bool,
-    accepts: Callable[[Any], bool] = is_labelled,
-) -> DataLoader | None:
-    """The data module's (or else the module's own) loader of labelled training or validation batches.
+class HeldOut:
+    """Labelled data on which a callback fits something before it judges a model.
 
-    Of several loaders the one that is called "labelled" or "source", else the first whose batches are ``(x, y)``.
+    Call `remember` in the callback's ``setup``, and in a run `find` and `run`.
 
     Args:
-        trainer: In its test run, which set up the data module for testing only.
-        pl_module: The module under test.
-        stage: Which loader.
-        is_set_up: Whether the data module went through ``setup("fit")`` already; a second time might draw
-            another split.
-        accepts: Which batches count as labelled.
-
-    Returns:
-        None where there is none.
+        stage: Whether training or validation data are looked for.
+        given: Loader to use instead.
+        accepts: Which batches can be read.
+        read: From such a batch to x and y.
     """
-    name = f"{stage}_dataloader"
-    data = data_module(trainer)
-    source = data if data is not None and is_overridden(name, data) else pl_module
-    if not is_overridden(name, source) or getattr(trainer, f"limit_{stage}_batches") == 0:
-        return None
-    if source is data and not is_set_up:
-        source.setup("fit")
-    return first_loader(getattr(source, name)(), accepts)
+
+    def __init__(
+        self,
+        stage: Stage,
+        given: DataLoader | None = None,
+        accepts: Callable[[Any], bool] = is_labelled,
+        read: Callable[[Any], tuple[Tensor, Tensor]] = labelled_batch,
+    ) -> None:
+        self.stage = stage
+        self.given = given
+        self._accepts = accepts
+        self._read = read
+        self._set_up: int | None = None
+
+    def remember(self, trainer: Trainer, stage: str) -> None:
+        """Note which data module went through ``setup("fit")``: a second time might draw another split."""
+        if stage == "fit":
+            self._set_up = id(data_module(trainer))
+
+    def find(self, trainer: Trainer, pl_module: LightningModule) -> DataLoader | None:
+        """The given loader, or else the data module's, or else the module's own.
+
+        Of several loaders the one that is called "labelled" or "source", else the first that is accepted. None where
+        there is none.
+        """
+        if self.given is not None:
+            return self.given
+        name = f"{self.stage}_dataloader"
+        data = data_module(trainer)
+        source = data if data is not None and is_overridden(name, data) else pl_module
+        if not is_overridden(name, source) or getattr(trainer, f"limit_{self.stage}_batches") == 0:
+            return None
+        if source is data and self._set_up != id(data):
+            source.setup("fit")
+        return first_loader(getattr(source, name)(), self._accepts)
+
+    def run(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        loader: DataLoader,
+        measure: Callable[[Tensor, Tensor], Table],
+        max_samples: int | None = None,
+    ) -> Table:
+        """`run_through` for the loader from `find`, of which the trainer's limits hold unless it was given."""
+        limit = 1.0 if self.given is not None else getattr(trainer, f"limit_{self.stage}_batches")
+        return run_through(trainer, pl_module, loader, measure, limit, max_samples, self._read)
 
 
 def first_loader(loaders: Any, accepts: Callable[[Any], bool] = is_labelled) -> DataLoader | None:

@@ -10,11 +10,12 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from torch import Tensor
 
 from ..shared.batches import batch_logits, labelled_batch
-from ..shared.collect import Collector, gather_rows
+from ..shared.collect import Collector, gather_rows, log_identical
 from ..shared.loggers import log_figure
 from ..shared.rows import within_one
 from ..shared.samplers import flatten_loaders
 from .figures import similarity_figure
+from .report import similarity_pictures
 
 FEWEST = 8  # images of a class: with one or two there would be next to no pairs of the same class to see
 CHUNK = 32  # images in one forward pass, because the maps of all blocks are held at once
@@ -48,6 +49,8 @@ class SimilarityMatrices(Callback):
     Raises:
         ValueError: ``number`` is too small.
     """
+
+    report_key = "similarity"
 
     def __init__(self, number: int = 128) -> None:
         if number < 2 * FEWEST:
@@ -154,8 +157,11 @@ class SimilarityMatrices(Callback):
             "blocks": blocks,
         }
         figures = {f"similarity/{name}": block["difference"] for name, block in blocks.items()}
-        # equal on all processes: the largest is all of them, to the last digit
-        pl_module.log_dict(figures, reduce_fx="max", sync_dist=trainer.world_size > 1, add_dataloader_idx=False)
+        log_identical(pl_module, figures)
+
+    def report_results(self) -> dict[str, Any]:
+        """Put the results into the report, matrices as pictures."""
+        return similarity_pictures(self.results) if self.results else {}
 
     @rank_zero_only
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

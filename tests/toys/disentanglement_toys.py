@@ -1,11 +1,19 @@
-"""Codes and factors with known scores, for tests of the metrics of disentanglement."""
+"""Codes and factors with known scores for tests of metrics, and the zoo's methods on small images."""
 
+import math
+from typing import Any
+
+import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
-from torch import nn
+from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 from torch.utils.data import DataLoader, TensorDataset
+
+from zoo import DIPVAE, AnnealedVAE, BetaTCVAE, BetaVAE, FactorVAE
+from zoo.disentanglement.net import Discriminator
+from zoo.disentanglement.vae import VAE
 
 SPRITES = (3, 6, 40, 32, 32)
 
@@ -78,3 +86,54 @@ class Variational(Encoder):
     def posterior(self, x):
         mean = self.encode(x)
         return Independent(Normal(mean, torch.full_like(mean, 0.25)), 1)
+
+
+# ---------------------------------------------------------------- the zoo's methods on images of 6 x 6 pixels
+
+ALL = [BetaVAE, AnnealedVAE, FactorVAE, DIPVAE, BetaTCVAE]
+
+
+def images(count: int = 8, channels: int = 1, seed: int = 0) -> Tensor:
+    return torch.rand(count, channels, 64, 64, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def small_network(kind: type[VAE]) -> type[VAE]:
+    """The same method with a linear encoder and decoder and a small discriminator, for images of any size."""
+
+    class Small(kind):  # type: ignore[misc, valid-type]  # a class that is an argument
+        def build_encoder(self) -> nn.Module:
+            return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(self.image_shape), 2 * self.hparams["num_latents"]))
+
+        def build_decoder(self) -> nn.Module:
+            pixels = math.prod(self.image_shape)
+            return nn.Sequential(nn.Linear(self.hparams["num_latents"], pixels), nn.Unflatten(1, self.image_shape))
+
+        def build_discriminator(self) -> nn.Module:
+            return Discriminator(self.hparams["num_latents"], width=16)
+
+    return Small
+
+
+def small(kind: type[VAE], **arguments: Any) -> Any:
+    torch.manual_seed(0)
+    return small_network(kind)(**{"image_shape": (1, 6, 6), "num_latents": 3} | arguments)
+
+
+def few(count: int = 16, seed: int = 0) -> Tensor:
+    return torch.rand(count, 1, 6, 6, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def objective(module: Any, x: Tensor, seed: int = 0) -> dict[str, Tensor]:
+    return module.objective(x, torch.Generator().manual_seed(seed))
+
+
+def quiet(**arguments: Any) -> L.Trainer:
+    usual: dict[str, Any] = {
+        "max_epochs": 1, "accelerator": "cpu", "logger": False, "enable_checkpointing": False, "log_every_n_steps": 1,
+        "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0,
+    }  # fmt: skip
+    return L.Trainer(**usual | arguments)
+
+
+def loader(x: Tensor, batch_size: int = 8) -> DataLoader:
+    return DataLoader(TensorDataset(x, torch.zeros(len(x), dtype=torch.int64)), batch_size)

@@ -54,8 +54,8 @@ def cells(line):
 def result_tables(text):
     """The tables of a page that give results.
 
-    A results table has a link to the files in ``results/`` that its numbers are read from: in the paragraph above it, or
-    in its rows.
+    A results table links the files in ``results/`` that its numbers are read from: in the paragraph above it, or in its
+    rows.
 
     Returns:
         Each a pair: the links of the paragraph above, and the rows as lists of cells, the head first.

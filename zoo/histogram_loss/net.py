@@ -1,4 +1,4 @@
-"""The network of all modules of this folder: dropout on the input, ReLU layers, one linear layer on top."""
+"""The network of all regressors here: dropout on the input, ReLU layers, one linear layer on top."""
 
 import math
 from collections.abc import Sequence
@@ -7,14 +7,14 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from ..shared.arguments import check_choice
+from ..shared.arguments import check_at_least, check_choice
 from ..shared.nets.dropout import Dropout
 
 Initialisation = Literal["lecun_uniform", "torch"]
 
 
 class RegressionNetwork(nn.Module):
-    """The authors' network.
+    """The authors' multilayer perceptron.
 
     Args:
         num_features: Number of input features D, at least 1.
@@ -38,8 +38,7 @@ class RegressionNetwork(nn.Module):
         super().__init__()
         check_choice("initialisation", initialisation, get_args(Initialisation))
         sizes = [num_features, *hidden]
-        if min(sizes) < 1:
-            raise ValueError(f"num_features={num_features} with hidden={list(hidden)}: expected sizes of at least 1")
+        check_at_least(1, num_features=num_features, **{f"hidden[{i}]": width for i, width in enumerate(hidden)})
         layers: list[nn.Module] = []
         for inputs, width in pairwise(sizes):
             layers += [nn.Linear(inputs, width), nn.ReLU()]

@@ -154,7 +154,7 @@ def test_a_copy_of_the_target_is_refused_by_its_content():
 
 
 def test_names_must_fit_the_loaders_and_be_distinct():
-    with pytest.raises(ValueError, match="2 names for 4 test loaders"):
+    with pytest.raises(ValueError, match="2 names for 4 loaders"):
         evaluate(callback=CalibrationEvaluation(test_sets=["toy", TARGET]))
     for names in ([], ["toy", "toy"]):
         with pytest.raises(ValueError, match="each once"):

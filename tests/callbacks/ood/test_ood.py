@@ -313,7 +313,7 @@ def test_nan_in_one_ood_set_is_refused_by_its_name():
 
 
 def test_names_must_fit_the_loaders():
-    with pytest.raises(ValueError, match="2 names for 3 test loaders"):
+    with pytest.raises(ValueError, match="2 names for 3 loaders"):
         evaluate(test_sets=["toy", "near/one"])
     with pytest.raises(ValueError, match="each once"):
         OODEvaluation(test_sets=["toy", "toy"])

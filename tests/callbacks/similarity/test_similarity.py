@@ -410,7 +410,7 @@ def test_the_report_shows_the_matrices_and_its_record_keeps_them(tmp_path):
 def test_the_report_of_several_runs_shows_those_that_have_matrices():
     first, second = run_record("First"), run_record("Second")
     assert "Similarity of the blocks" not in render([first, second])
-    first["similarity"] = similarity_pictures(results_of())
+    first["similarity"] = plain(similarity_pictures(results_of()))
     second["similarity"] = None
     page = render([first, second])
     assert page.count('alt="similarity matrix of target"') == 1
@@ -419,7 +419,7 @@ def test_the_report_of_several_runs_shows_those_that_have_matrices():
 def test_a_record_cannot_smuggle_html_or_an_address_into_the_page():
     record = run_record("First")
     hostile = '"><script>'
-    found = similarity_pictures(results_of(blocks=1))
+    found = plain(similarity_pictures(results_of(blocks=1)))
     record["similarity"] = found | {"target": "https://example.org", "blocks": {hostile: found["blocks"]["block_0"]}}
     page = render([record])
     assert "<script" not in page
