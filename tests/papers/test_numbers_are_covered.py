@@ -55,5 +55,5 @@ def driven(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("paper", PAPERS)
 def test_hypothesis_drives_every_public_function(paper):
-    paths = [path for path in (ROOT / "tests/papers").rglob("*_numbers.py") if f"zoo.{paper}" in path.read_text()]
+    paths = [path for path in (ROOT / "tests/papers").rglob("test_*.py") if f"zoo.{paper}" in path.read_text()]
     assert public(paper) - set().union(*map(driven, paths)) == set()
