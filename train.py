@@ -42,7 +42,6 @@ from zoo.command_line import messages, resume, trained
 from zoo.command_line.parser import Parser, spell_out
 from zoo.shared.private_names import data_not_read_for_a_message, prefer_whole_numbers
 
-FROM_DATA = ("num_classes", "image_shape", "num_features")  # the module's arguments that the data decide
 NAMES = {  # what each argument takes for what
     "model": {name: f"zoo.{name}" for name in zoo.__all__},
     "data": {short: f"datamodules.{name}" for name in data_names for short in (name, name.removesuffix("DataModule"))},
@@ -65,7 +64,7 @@ class ZooCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Take from the data what only the data know; whoever lacks such an argument is skipped quietly."""
         prefer_whole_numbers(parser)
-        for name in FROM_DATA:
+        for name in trained.FROM_DATA:
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -120,7 +119,7 @@ class ZooCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Refuse data of another kind than the checkpoint's, which a fully convolutional network would accept."""
-        for name in FROM_DATA:
+        for name in trained.FROM_DATA:
             then, now = self.trained.get(name), getattr(self.datamodule, name, None)
             if None not in (then, now) and not trained.equal_in_yaml(then, now):
                 raise ValueError(f"the checkpoint was trained with {name}={then}, but the data have {now}: set --data")

@@ -19,8 +19,8 @@ import zoo
 from zoo import weights
 from zoo.command_line import trained
 from zoo.dann.pretrained import load_features
-from zoo.distillation.teacher import load_teacher
 from zoo.shared import checkpoints
+from zoo.shared.teacher import load_teacher
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,8 @@ from lightning.pytorch.cli import SaveConfigCallback
 from ..shared import checkpoints
 from ..shared.private_names import CLASS_PATH, INSTANTIATOR
 
+FROM_DATA = ("num_classes", "image_shape", "num_features")  # the module's arguments that the data decide
+
 
 class SaveConfig(SaveConfigCallback):
     """Puts the configuration into every logger, into a file in each logger's own folder, and every checkpoint."""
