@@ -69,8 +69,7 @@ class ZooCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Spell short names out, and put in front what the rest changes."""
-        given = [str(arg) for arg in (sys.argv[1:] if args is None else args)]
-        given, self.flags = spell_out(given, NAMES)
+        given, self.flags = spell_out([str(arg) for arg in (sys.argv[1:] if args is None else args)], NAMES)
         at = 1 if given and given[0] in self.subcommands() else 0
         self.config = parser.parse_args([*given[:at], *starting_points(self.flags), *given[at:]])
         # Lightning would take the module's class from the checkpoint, and import what its arguments name
@@ -92,11 +91,10 @@ class ZooCLI(LightningCLI):
         if options.ckpt_path == "last":
             resume.resolve(options, fits)
         if options.ckpt_path:
-            model = options.model.class_path
-            given = options.model.get("init_args", {})
-            self.trained = trained.trained_arguments(options.ckpt_path, model, self.flags, given)
-            arguments = {"model": {"class_path": model, "init_args": self.trained}}
-            self.config = self.parser.parse_object({self.subcommand: arguments}, self.config)
+            kind, given = options.model.class_path, options.model.get("init_args", {})
+            self.trained = trained.trained_arguments(options.ckpt_path, kind, self.flags, given)
+            model = {"class_path": kind, "init_args": self.trained}
+            self.config = self.parser.parse_object({self.subcommand: {"model": model}}, self.config)
         elif not fits:
             rank_zero_warn("no --ckpt_path: these are untrained weights")
 

@@ -65,11 +65,7 @@ class Parser(LightningArgumentParser):
 
 
 def spell_out(args: list[str], names: Mapping[str, Mapping[str, str]]) -> tuple[list[str], dict[str, str]]:
-    """Replace short names of classes, which a user's own class may have, too, by those that `names` has for each flag.
-
-    Returns:
-        The new command line, and its flags with their values.
-    """
+    """The arguments with `names` for short names, which a user's classes may have, too; the flags with their values."""
     args, flags = list(args), {}
     for i, arg in enumerate(args):
         flag, equals, value = arg.partition("=")

@@ -15,10 +15,7 @@ VERSIONED = ("CSVLogger", "ResumableCSVLogger", "TensorBoardLogger")  # <save_di
 
 
 def run_folder(trainer: Any) -> tuple[Path | None, Any]:
-    """The folder of the run that a trainer's configuration names, and its logger if that numbers the run's versions.
-
-    The folder is None where it is for Lightning to know.
-    """
+    """The folder of the run that is configured, None if only Lightning knows it; its logger if that has versions."""
     logger = trainer.get("logger")
     if isinstance(logger, list):  # checkpoints are in the folder of the first one
         logger = logger[0] if logger else False
@@ -29,11 +26,8 @@ def run_folder(trainer: Any) -> tuple[Path | None, Any]:
     return Path(logger.init_args.save_dir, logger.init_args.get("name") or ""), logger
 
 
-def find_last(trainer: Any) -> Path | None:
-    """The newest checkpoint of the newest version that has one, of the run that a trainer's configuration names."""
-    folder, logger = run_folder(trainer)
-    if folder is None:
-        return None
+def find_last(folder: Path, logger: Any) -> Path | None:
+    """The newest checkpoint of the newest version that has one, of the run in the folder and of the logger."""
     versions = [folder]
     if logger and (version := logger.init_args.get("version")) is not None:
         versions = [folder / (version if isinstance(version, str) else f"version_{version}")]
@@ -52,9 +46,10 @@ def resolve(config: Any, fits: bool) -> None:
     Raises:
         FileNotFoundError: There is no checkpoint to judge.
     """
-    folder, path = run_folder(config.trainer)[0], find_last(config.trainer)
+    folder, logger = run_folder(config.trainer)
     if folder is None:  # for Lightning to find
         return
+    path = find_last(folder, logger)
     if path is None:
         missing = f"--ckpt_path last: no checkpoint of an earlier run in {folder}"
         if not fits:
@@ -69,9 +64,8 @@ def resume_from(path: Path, config: Any) -> None:
     """Let a fit continue from a checkpoint, with its logger in the version of the checkpoint; changes `config`."""
     config.ckpt_path = str(path)
     logger = run_folder(config.trainer)[1]
-    if not logger:
-        return
-    if logger.init_args.get("version") is None and (number := re.fullmatch(r"version_(\d+)", path.parent.parent.name)):
+    number = re.fullmatch(r"version_(\d+)", path.parent.parent.name)
+    if logger and number and logger.init_args.get("version") is None:
         logger.init_args.version = int(number[1])
-    if logger.class_path.endswith(".CSVLogger"):  # it would delete its rows
+    if logger and logger.class_path.endswith(".CSVLogger"):  # it would delete its rows
         logger.class_path = "callbacks.ResumableCSVLogger"

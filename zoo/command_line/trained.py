@@ -63,8 +63,7 @@ def trained_data(path: str | None, model: str) -> dict[str, Any] | None:
     Raises:
         ValueError: They name a class that has not been imported.
     """
-    config = read_checkpoint(path).get(checkpoints.CONFIG_KEY, {}).get("data")
-    if config is None:
+    if (config := read_checkpoint(path).get(checkpoints.CONFIG_KEY, {}).get("data")) is None:
         return None
     with suppress(ImportError, TypeError, ValueError):  # for jsonargparse to tell
         importlib.import_module(model.rpartition(".")[0] or __name__)

@@ -72,8 +72,8 @@ def check_format(called: str, number: Any) -> None:
         ValueError: The file's `number` is larger than ``FORMAT``, or not a format's.
     """
     if type(number) is not int or not 1 <= number <= FORMAT:
-        problem = f"its `{FORMAT_KEY}` is {number!r}; expected a whole number from 1 to {FORMAT}"
-        raise ValueError(f"{called}: {problem}: a newer version of the zoo writes larger ones")
+        problem = f"its `{FORMAT_KEY}` is {number!r}, as of a newer version of the zoo"
+        raise ValueError(f"{called}: {problem}; expected a whole number from 1 to {FORMAT}")
 
 
 # ---------------------------------------------------------------- classes that a file names
@@ -134,10 +134,8 @@ def constructor_arguments(kind: type) -> dict[str, Any]:
 
 def _check_value(called: str, name: str, value: Any, expected: Any) -> None:
     if isinstance(value, str):
-        if not _accepts_str(expected):
-            raise ValueError(f"{called}: {name} is {value!r}; the command line saves a class with its arguments here")
-        if not _is_plain(value):
-            raise ValueError(f"{called}: {name} is {value!r}; expected no dictionary in a string")
+        if not (_accepts_str(expected) and _is_plain(value)):
+            raise ValueError(f"{called}: {name} is {value!r}; expected no class and no dictionary in a string")
     elif isinstance(value, Mapping) and "class_path" in value:
         check_classes(called, value)
     elif isinstance(value, Mapping | list | tuple):
@@ -158,10 +156,8 @@ def _accepts_str(expected: Any) -> bool:
 
 def _is_plain(text: str) -> bool:
     """Whether no parser of YAML or JSON makes anything but a scalar of a string."""
-    if not {":", "*"} & set(text):  # a dictionary with a value has a colon, a list that repeats itself an asterisk
-        return True
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)  # no values: aliases multiply them
+    try:  # a dictionary with a value has a colon, a list that repeats itself an asterisk; values would multiply aliases
+        node = yaml.compose(text, Loader=yaml.SafeLoader) if {":", "*"} & set(text) else None
     except (yaml.YAMLError, RecursionError):
         return False
     return node is None or isinstance(node, yaml.ScalarNode)
