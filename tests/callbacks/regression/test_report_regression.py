@@ -37,7 +37,7 @@ def html(records):
     return render(records)
 
 
-def test_the_section_shows_every_figure_of_every_run(records, html):
+def test_the_section_shows_every_metric_of_every_run(records, html):
     page = Page(html)
     text = " ".join(page.text)
     assert "Predictive distributions" in text
@@ -134,7 +134,7 @@ def test_the_table_of_a_terminal_has_the_columns_that_some_run_has(records):
         (0.5, 1, "0.5"),
     ],
 )
-def test_figures_in_units_have_four_significant_digits(value, digits, text):
+def test_metrics_in_units_have_four_significant_digits(value, digits, text):
     assert formatted(value, digits) == text
 
 
