@@ -19,6 +19,7 @@ from torch.utils.data import (
 )
 
 from .batches import data_module
+from .private_names import sampler_inside
 
 
 def flatten_loaders(loaders: Any) -> list[Any]:
@@ -91,8 +92,7 @@ def sampler_parts(sampler: Any) -> Iterator[Any]:
     """A sampler and the samplers inside it."""
     while sampler is not None:
         yield sampler
-        # Lightning's wrapper keeps the user's sampler in its data set
-        inner = getattr(getattr(sampler, "dataset", None), "_sampler", None)
+        inner = sampler_inside(sampler)
         sampler = getattr(sampler, "sampler", None) if inner is None else inner
 
 
