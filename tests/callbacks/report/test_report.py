@@ -6,8 +6,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger
-from pages import Page
-from report_records import calibration_results, history, run_record
+from report_records import Page, calibration_results, history, run_record
 from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks import CalibrationEvaluation, OODEvaluation, Randomness, Report, SampleGrid

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from launchers import ROOT, commands
+from child_runs import ROOT, commands
 
 pytestmark = pytest.mark.slow
 QUICK = [
