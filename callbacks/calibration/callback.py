@@ -180,7 +180,7 @@ class CalibrationEvaluation(Callback):
             log_figure(trainer, f"{group}/reliability", reliability_figure(self.results | judged))
             after = judged["after"] or {}
             rows = [[name, judged["before"][name], after.get(name)] for name in METRICS]
-            log_table(trainer, f"{group}/figures", ["figure", "before", "after"], rows)
+            log_table(trainer, f"{group}/figures", ["metric", "before", "after"], rows)
 
     def _groups(self) -> dict[str, dict[str, Any]]:
         """The results of each judged test set by the start of its log keys."""

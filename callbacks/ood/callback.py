@@ -107,11 +107,7 @@ class OODEvaluation(Callback):
         self._fit: Table = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check what the module and the data module offer.
-
-        Raises:
-            ValueError: No forward, an unknown score, or a score asked for that the module cannot give.
-        """
+        """Raise a ``ValueError`` without a ``forward``, or for a requested score that the module cannot give."""
         self._held_out.remember(trainer, stage)
         if stage != "test":
             return
@@ -126,11 +122,7 @@ class OODEvaluation(Callback):
             )
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Name the test sets, and run training data through the module for the fitted scores.
-
-        Raises:
-            ValueError: Not as many names as test loaders.
-        """
+        """Name the test sets, and run training data through the module for the fitted scores."""
         self.results, self._collectors, self._fit = {}, {}, {}
         self._selection = select_scores(self.scores, pl_module)
         names, loaders = named_loaders(trainer, "test_sets", self.test_sets, type(self).__name__)

@@ -38,22 +38,17 @@ BLOCK = 512  # rows; with 50,000 training samples k-nearest-neighbours takes 200
 
 @dataclass
 class ScoreSelection:
-    """The scores asked for, and those that were left out.
-
-    Attributes:
-        requested: Names, or None for all that can be computed.
-        skipped: Name and reason of each built-in score that cannot be.
-    """
+    """The scores asked for (None: all that can be computed), and by name why a built-in one was left out."""
 
     requested: list[str] | None
     skipped: dict[str, str] = field(default_factory=dict)
 
     def wants(self, name: str) -> bool:
-        """Whether a score is to be computed."""
+        """Whether a score will be computed."""
         return name not in self.skipped and (self.requested is None or name in self.requested)
 
     def wants_any(self, names: Iterable[str]) -> bool:
-        """Whether one of them is."""
+        """Whether one of the scores will be computed."""
         return any(self.wants(name) for name in names)
 
     def reasons(self) -> dict[str, list[str]]:
@@ -61,11 +56,7 @@ class ScoreSelection:
         return {why: [name for name in self.skipped if self.skipped[name] == why] for why in self.skipped.values()}
 
     def skip(self, names: Iterable[str], reason: str) -> None:
-        """Leave scores out.
-
-        Raises:
-            ValueError: One of them was asked for by name.
-        """
+        """Leave scores out; a ``ValueError`` if one of them was asked for by name."""
         for name in names:
             if self.requested is not None and name in self.requested:
                 raise ValueError(f"score {name!r} was asked for, but {reason}")
@@ -74,11 +65,7 @@ class ScoreSelection:
 
 
 def select_scores(requested: list[str] | None, module: LightningModule) -> ScoreSelection:
-    """Match the scores asked for with what a module offers.
-
-    Raises:
-        ValueError: A score is unknown, or the module lacks what it needs.
-    """
+    """Match the scores asked for with what a module offers; a ``ValueError`` where one cannot be computed."""
     selection = ScoreSelection(requested)
     name = type(module).__name__
     own = callable(getattr(module, "ood_scores", None))
@@ -106,11 +93,11 @@ def score_tables(
         tables: For each set "logits", where needed "features", and a column for each score taken batch by batch.
         id_name: The in-distribution set.
         selection: What to compute; scores that turn out impossible are added to what it skips.
-        module: Whose last layer is looked for.
+        module: Whose last layer is looked for, with the tolerance of `find_head`.
         fit: "features" and "label" of training samples; may be empty.
         knn_k: Neighbour of k-nearest-neighbours.
-        head_tolerance: See `find_head`.
-        device: Where features are compared; its float64 is used.
+        head_tolerance: See there.
+        device: Where scores of logits and features are computed, in float64.
 
     Raises:
         ValueError: Logits, features or the module's own scores are not finite, a set is empty, logits are

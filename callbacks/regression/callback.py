@@ -184,7 +184,7 @@ class RegressionCalibration(Callback):
             log_figure(trainer, "calibration/fan", fan_figure(self.results))
             after = self._logged("after")
             rows = [[name, value, after.get(name)] for name, value in self._logged("before").items()]
-            log_table(trainer, "calibration/figures", ["figure", "before", "after"], rows)
+            log_table(trainer, "calibration/figures", ["metric", "before", "after"], rows)
 
     def _logged(self, part: str) -> dict[str, float]:
         """The metrics before or after recalibration by the name under which they are logged; empty without them."""

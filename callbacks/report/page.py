@@ -95,7 +95,7 @@ def _summary(runs: Runs) -> str:
         rows.append(f"<th>{escape(name)}</th>{''.join(cells)}")
     notes = list(dict.fromkeys(column.note for column in columns.values() if column.note))
     if len(runs) > 1:
-        notes.append("The best figure of a column is marked.")
+        notes.append("The best value of a column is marked.")
     head = ["", *(column.heading for column in columns.values())]
     return section("Summary", " ".join(notes), table(head, rows, "many" if "target_accuracy" in columns else ""))
 

@@ -1,6 +1,6 @@
 """Per-sample values of whole data sets, the same on every process: each sample once, in the data set's order.
 
-Lightning's distributed sampler repeats samples to give every process as many, and figures like the AUROC are no
+Lightning's distributed sampler repeats samples to give every process as many, and metrics like the AUROC are no
 means over processes. So each row carries the key of its sample, rows are gathered, and of equal keys one is kept.
 """
 
@@ -58,12 +58,10 @@ class Collector:
 
     def gather(self) -> Table:
         """All rows of all processes, each sample once, in the order of the data set. A collective."""
-        table = {name: torch.cat([batch[name] for batch in self._batches]) for name in self._names()}
+        names = self._batches[0] if self._batches else ()
+        table = {name: torch.cat([batch[name] for batch in self._batches]) for name in names}
         self._batches = []
         return gather_rows(self.trainer, table)
-
-    def _names(self) -> list[str]:
-        return list(self._batches[0]) if self._batches else []
 
 
 def gather_rows(trainer: Trainer, table: Table) -> Table:

@@ -1,6 +1,6 @@
 """Runs validation or training data through a module during ``trainer.test``, in order and without augmentation.
 
-For what is fitted before it is judged: the temperature, the feature-based scores.
+Something is fitted on them before the module is judged: a temperature, a recalibration, scores of features.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ from .collect import Table, gather_rows
 from .samplers import _batch_size, _over, _probe, drawable, flatten_loaders, origin
 
 Stage = Literal["train", "val"]
-MOST_COMMON = 0.1  # share of the calibration inputs that may be test inputs too
+MOST_COMMON = 0.1  # largest share of the calibration inputs that may be test inputs too
 
 
 class HeldOut:
@@ -155,16 +155,13 @@ def _to_device(trainer: Trainer, pl_module: LightningModule, batch: Any, dataloa
 
 
 def refuse_same_data(calibration: DataLoader, test: Any, what: str, of: str = "the test set") -> None:
-    """Refuse calibration data that are drawn from the samples of the test loader.
+    """Raise a ``ValueError`` if a sample can be drawn by the loaders of calibration and test data.
 
     Args:
         calibration: Loader of the data on which something is fitted.
         test: Loader of the test set; nothing is refused where it is no ``DataLoader``.
         what: What is fitted, for the message.
         of: What the test loader holds, for the message.
-
-    Raises:
-        ValueError: A sample is in both.
     """
     if not isinstance(test, DataLoader):
         return
@@ -178,23 +175,20 @@ def refuse_same_data(calibration: DataLoader, test: Any, what: str, of: str = "t
 
 
 def refuse_same_samples(calibration: Tensor, test: Tensor, what: str, inputs: str = "test inputs") -> None:
-    """Refuse calibration data of which more than 10 % are test data, and warn of fewer.
+    """Raise a ``ValueError`` if more than 10 % of the calibration data are test data, and warn of fewer.
 
     Args:
         calibration: (N,) fingerprints.
         test: (M,) fingerprints.
         what: What is fitted, for the message.
         inputs: What the test inputs are, for the message.
-
-    Raises:
-        ValueError: More than 10 % are.
     """
-    known = int(torch.isin(calibration, test).sum())
-    found = f"{known} of {len(calibration)} calibration inputs are also {inputs}"
-    if known > MOST_COMMON * len(calibration):
-        raise ValueError(f"{found}, more than {MOST_COMMON:.0%}: {what} must be fitted on data held out from testing")
-    if known:
-        rank_zero_warn(f"{found}: {what} is fitted on data that are not all held out from testing")
+    common = int(torch.isin(calibration, test).sum())
+    text = f"{common} of {len(calibration)} calibration inputs are also {inputs}"
+    if common > MOST_COMMON * len(calibration):
+        raise ValueError(f"{text}, more than {MOST_COMMON:.0%}: {what} must be fitted on data held out from testing")
+    if common:
+        rank_zero_warn(f"{text}: {what} is fitted on data that are not all held out from testing")
 
 
 def _groups(trainer: Trainer, loader: DataLoader, limit: int | float, max_samples: int | None) -> list[list[int]]:

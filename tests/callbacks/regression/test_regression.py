@@ -18,7 +18,7 @@ from callbacks.regression.figures import fan_figure, pit_figure, quantile_figure
 from callbacks.regression.predictive import predictive_distribution, recalibrated
 
 FAMILIES = {"normal": normal, "laplace": laplace, "mixture": mixture, "histogram": histogram, "gumbel": gumbel}
-FIGURES = ("rmse", "mae", "crps", "nll", "qce", "qce_squared", "sharpness")
+METRICS = ("rmse", "mae", "crps", "nll", "qce", "qce_squared", "sharpness")
 
 
 def evaluate(module=None, data=None, callback=None, **options):
@@ -102,13 +102,13 @@ def test_every_figure_is_logged_once_under_a_stable_key():
     results, trainer = evaluate(callback=RegressionCalibration(levels=(0.9, 0.5)))
     logged = trainer.callback_metrics
     for suffix, part in (("", "before"), ("_after", "after")):
-        for name in FIGURES:
+        for name in METRICS:
             assert logged[f"calibration/{name}{suffix}"].item() == pytest.approx(results[part][name], rel=1e-6)
         for name in ("coverage", "width", "winkler"):
             for index, level in enumerate((50, 90)):
                 found = logged[f"calibration/{name}_{level}{suffix}"].item()
                 assert found == pytest.approx(results[part]["intervals"][name][index], rel=1e-6)
-    assert len(logged) == 2 * (len(FIGURES) + 2 * 3)
+    assert len(logged) == 2 * (len(METRICS) + 2 * 3)
 
 
 @pytest.mark.parametrize("levels", [(), (0.5, 1.0), (-0.1,), (90,)])

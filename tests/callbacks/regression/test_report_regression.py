@@ -80,7 +80,7 @@ def test_classifiers_and_regressors_share_a_page(records):
 def test_hostile_names_are_escaped(records):
     hostile = '"><script>alert(1)</script>'
     record = copy.deepcopy(records[0])
-    record["regression"] |= {"predicted": hostile, "target": hostile}
+    record["regression"] |= {"law": hostile, "target": hostile}
     html = render([record])
     assert "<script" not in html
     assert "script" not in Page(html).tags
