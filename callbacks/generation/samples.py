@@ -9,8 +9,7 @@ from torch import Tensor
 
 from ..shared.checks import check_at_least, check_shape, require_method
 from ..shared.loggers import log_images, png, tile, to_uint8
-from ..shared.modes import evaluation_mode
-from ..shared.random_state import preserved_random_state
+from ..shared.random_state import evaluation_mode, preserved_random_state
 
 
 class SampleGrid(Callback):
