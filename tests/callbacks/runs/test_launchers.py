@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from child_runs import Child, command
+from child_runs import ROOT, Child, command, commands
 from command_lines import refused
-from launchers import ROOT, commands
 
 pytestmark = pytest.mark.slow
 QUICK = [
