@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Sampler, SequentialSampler
 
 from ..images.image_set import ImageSet, UnlabelledSet
+from ..shared.arguments import check_at_least, check_finite
 from ..shared.collate import as_is
 from ..shared.resumable import ResumableLoader
 from ..shared.samplers import RestartingSampler, sampler_shares
@@ -76,15 +77,13 @@ class MoonsDataModule(LightningDataModule):
         """
         super().__init__()
         self.save_hyperparameters(logger=False)
-        for argument, value, least in (("points", points, 2), ("eval_batch_size", eval_batch_size, 1)):
-            if value < least:
-                raise ValueError(f"{argument} must be at least {least}, got {value}")
+        check_at_least(2, points=points)
+        check_at_least(1, eval_batch_size=eval_batch_size)
+        check_finite(rotation=rotation)
         if not 1 <= batch_size <= points:
             raise ValueError(f"batch_size must lie in 1..{points}, the number of points, got {batch_size}")
         if not 0 <= noise < math.inf:
             raise ValueError(f"noise must be finite and not negative, got {noise}")
-        if not math.isfinite(rotation):
-            raise ValueError(f"rotation must be finite, got {rotation}")
         self.points, self.noise, self.rotation = points, noise, rotation
         self.batch_size, self.shuffle, self.eval_batch_size = batch_size, shuffle, eval_batch_size
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..shared.arguments import check_choice
 from ..shared.augment import normalise
 from . import render as sprites
 from .base import FactorDataModule
@@ -342,8 +343,7 @@ class MPI3DDataModule(FactorFilesDataModule):
         Raises:
             ValueError: An argument is out of its range.
         """
-        if part not in self.sizes:
-            raise ValueError(f"part must be {', '.join(self.sizes)}, got {part!r}")
+        check_choice("part", part, self.sizes)
         self.name = f"mpi3d_{part}"
         self.files = (f"mpi3d_{'real_complex' if part == 'complex' else part}.npz",)
         self.factor_sizes = self.sizes[part]

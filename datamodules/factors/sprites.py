@@ -8,13 +8,12 @@ from sklearn.datasets import load_sample_image
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from ..shared.arguments import check_choice
 from ..shared.pictures import upright
 from . import render as sprites
 from .base import FactorDataModule
 
 Variant = Literal["plain", "color", "noisy", "scream"]
-
-
 BACKGROUND = (350, 274)  # columns and rows into which the picture of Scream-dSprites is shrunk
 
 
@@ -55,8 +54,7 @@ class SpritesDataModule(FactorDataModule):
         Raises:
             ValueError: An argument is out of its range.
         """
-        if variant not in get_args(Variant):
-            raise ValueError(f"variant must be {', '.join(get_args(Variant))}, got {variant!r}")
+        check_choice("variant", variant, get_args(Variant))
         if background is not None and variant != "scream":
             raise ValueError(f"background={background!r} is for variant='scream', got variant={variant!r}")
         steps = (1,) * len(self.full_sizes) if factor_steps is None else tuple(factor_steps)

@@ -9,10 +9,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
+from ..shared.arguments import check_at_least
 from ..shared.augment import cutout, normalise, random_crop, random_flip
 from ..shared.collate import as_is
 from ..shared.pictures import decode_all
 from ..shared.resumable import ResumableLoader
+from ..shared.samplers import process_share
 from . import ood_sets
 from .class_limited import ClassLimitedBatchSampler
 from .image_set import ImageSet, UnlabelledSet, stratified_split
@@ -113,13 +115,8 @@ class ImageDataModule(LightningDataModule):
             self.image_shape = self.source.image_shape
         if not all(hasattr(self, attribute) for attribute in ("name", "num_classes", "image_shape")):
             raise TypeError(f"{type(self).__name__} must set name, num_classes and image_shape")
-        for argument, value, least in (
-            ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("num_workers", num_workers, 0),
-        ):
-            if value < least:
-                raise ValueError(f"{argument} must be at least {least}, got {value}")
+        check_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        check_at_least(0, num_workers=num_workers)
         if num_workers > MOST_WORKERS:
             raise ValueError(f"num_workers must be at most {MOST_WORKERS}, got {num_workers}")
         self.data_dir = str(data_dir)
@@ -236,8 +233,7 @@ class ImageDataModule(LightningDataModule):
     @property
     def share(self) -> tuple[int, int]:
         """Rank of this process and number of processes, of those that share the training set."""
-        shares = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
-        return (shares["rank"], shares["num_replicas"]) if shares else (0, 1)
+        return process_share(self.trainer)
 
     def loader(
         self,

@@ -8,7 +8,7 @@ photograph under it.
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import torch
@@ -19,8 +19,9 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from ..shared.arguments import check_choice
 from ..shared.augment import windows
-from ..shared.pictures import Unreadable, broken_pictures, check_readable, check_unreadable, upright
+from ..shared.pictures import Unreadable, broken_pictures, check_readable, upright
 from .base import ImageDataModule
 from .sources import DIGITS_SOURCE, MNIST_SOURCE, Source, Split
 
@@ -132,7 +133,7 @@ class BlendedDigitsDataModule(ImageDataModule):
         Raises:
             ValueError: An argument is out of its range.
         """
-        check_unreadable(unreadable)
+        check_choice("unreadable", unreadable, get_args(Unreadable))
         super().__init__(**arguments)
         self.unreadable = unreadable
         self.photographs = None if photographs is None else str(photographs)

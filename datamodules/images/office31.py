@@ -6,7 +6,8 @@ from typing import Any, Literal, get_args
 import torch
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
-from ..shared.pictures import Unreadable, check_unreadable, decode_all
+from ..shared.arguments import check_at_least, check_choice
+from ..shared.pictures import Unreadable, decode_all
 from .base import ImageDataModule
 from .sources import Split
 
@@ -48,11 +49,9 @@ class Office31DataModule(ImageDataModule):
         Raises:
             ValueError: An argument is out of its range.
         """
-        if domain not in get_args(Domain):
-            raise ValueError(f"domain must be {', '.join(get_args(Domain))}, got {domain!r}")
-        if image_size < 1:
-            raise ValueError(f"image_size must be at least 1, got {image_size}")
-        check_unreadable(unreadable)
+        check_choice("domain", domain, get_args(Domain))
+        check_at_least(1, image_size=image_size)
+        check_choice("unreadable", unreadable, get_args(Unreadable))
         self.name, self.unreadable = domain, unreadable
         self.image_shape = (3, image_size, image_size)
         self.padding = image_size // 8

@@ -122,16 +122,6 @@ def broken_pictures(paths: Sequence[Path]) -> dict[str, str]:
     return {path: found for path, found in attempts if isinstance(found, str)}
 
 
-def check_unreadable(unreadable: str) -> None:
-    """Refuses another word than those of ``Unreadable``.
-
-    Raises:
-        ValueError: It is another one.
-    """
-    if unreadable not in ("refuse", "skip"):
-        raise ValueError(f"unreadable must be 'refuse' or 'skip', got {unreadable!r}")
-
-
 def _attempt(path: str, height: int, width: int) -> Tensor | str:
     """The picture, or why it cannot be read."""
     try:

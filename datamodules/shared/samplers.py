@@ -1,14 +1,13 @@
 """Samplers that start again, and share their samples among processes."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
+from typing import Any, cast
 
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DistributedSampler
-
-from ..images.image_set import ImageSet, UnlabelledSet
 
 
 class RestartingSampler(DistributedSampler[int]):
@@ -18,19 +17,18 @@ class RestartingSampler(DistributedSampler[int]):
     loaders over as many images would read them in the same order, and one that begins anew within an epoch would
     repeat itself. It leaves a DistributedSampler that is there already alone, apart from ``set_epoch``. The order
     follows from the seed of ``seed_everything``, the epoch and the number of the pass within it: all processes agree
-    on it without exchange, and a
-    resumed run goes on with the orders it would have had.
+    on it without exchange, and a resumed run goes on with the orders it would have had.
 
     Args:
-        images: The set to read.
+        dataset: The set to read.
         num_replicas: Number of processes.
         rank: Number of this process.
     """
 
-    def __init__(self, images: ImageSet | UnlabelledSet, num_replicas: int, rank: int) -> None:
+    def __init__(self, dataset: Sized, num_replicas: int, rank: int) -> None:
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # what Lightning takes for its own: the same on all ranks
-        super().__init__(images, num_replicas, rank, seed=seed, drop_last=True)
-        self.size, self.passes = len(images), 0
+        super().__init__(cast(Any, dataset), num_replicas, rank, seed=seed, drop_last=True)
+        self.size, self.passes = len(dataset), 0
 
     def set_epoch(self, epoch: int) -> None:
         """Counts the passes from 0 in a new epoch; Lightning may name the same one twice."""
@@ -62,3 +60,9 @@ def sampler_shares(trainer: Trainer | None) -> dict[str, int]:
     if trainer is None or not trainer._accelerator_connector.use_distributed_sampler:
         return {}
     return trainer.distributed_sampler_kwargs or {}
+
+
+def process_share(trainer: Trainer | None) -> tuple[int, int]:
+    """The rank of this process and the number of processes, of those that share out the training data."""
+    shares = None if trainer is None else trainer.distributed_sampler_kwargs
+    return (shares["rank"], shares["num_replicas"]) if shares else (0, 1)

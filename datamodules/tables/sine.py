@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..shared.arguments import check_at_least, check_finite
 from .base import RowSet, TabularDataModule
 
 
@@ -41,11 +42,8 @@ class SineDataModule(TabularDataModule):
             ValueError: An argument is out of its range.
         """
         super().__init__(batch_size, eval_batch_size)
-        if points < 2:
-            raise ValueError(f"points must be at least 2, got {points}")
-        for argument, value in (("frequency", frequency), ("offset", offset)):
-            if not math.isfinite(value):
-                raise ValueError(f"{argument} must be finite, got {value}")
+        check_at_least(2, points=points)
+        check_finite(frequency=frequency, offset=offset)
         if frequency == 0:
             raise ValueError("frequency must not be 0: a constant has nothing to learn")
         self.frequency, self.offset, self.points = frequency, offset, points
