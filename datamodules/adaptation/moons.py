@@ -71,9 +71,6 @@ class MoonsDataModule(LightningDataModule):
             batch_size: Points of each domain in a training batch (for each process); a last smaller one is kept.
             shuffle: Whether the source points come in a new random order in each epoch.
             eval_batch_size: Points in a batch of validation, test and prediction.
-
-        Raises:
-            ValueError: An argument is out of its range.
         """
         super().__init__()
         self.save_hyperparameters(logger=False)

@@ -149,12 +149,7 @@ class AdaptationDataModule(LightningDataModule):
         self.target.prepare_data()
 
     def setup(self, stage: str) -> None:
-        """Reads the sets of a stage and brings them to the common shape, unless that has been done.
-
-        Raises:
-            FileNotFoundError: Files are missing.
-            ValueError: A split is damaged or empty.
-        """
+        """Reads the sets of a stage and brings them to the common shape, unless that has been done."""
         for data in (self.source, self.target):
             data.trainer = self.trainer
         if stage in ("fit", "validate") and not self._fit_sets:

@@ -61,9 +61,6 @@ class FactorDataModule(LightningDataModule):
             eval_batch_size: Images in a batch of validation, test and prediction.
             val_images: Number of validation images; 0 for no validation.
             test_images: Number of test images.
-
-        Raises:
-            ValueError: An argument is out of its range.
         """
         super().__init__()
         self.save_hyperparameters(logger=False)

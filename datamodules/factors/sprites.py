@@ -50,9 +50,6 @@ class SpritesDataModule(FactorDataModule):
             background: The picture of ``scream``, a file, shrunk to fit 350x274; None for a photograph of
                 scikit-learn (``china.jpg``). The study has Munch's painting: name the picture beside any figure.
             **arguments: Those of ``FactorDataModule``.
-
-        Raises:
-            ValueError: An argument is out of its range.
         """
         check_choice("variant", variant, get_args(Variant))
         if background is not None and variant != "scream":
@@ -74,14 +71,7 @@ class SpritesDataModule(FactorDataModule):
         self._picture: Tensor | None = None
 
     def setup(self, stage: str) -> None:
-        """Reads the picture of ``scream``, unless that has been done.
-
-        Args:
-            stage: Any of Lightning's.
-
-        Raises:
-            ValueError: The picture cannot be read, or is not above 64 pixels in height and width after shrinking.
-        """
+        """Reads the picture of ``scream``, unless that has been done."""
         if self.variant == "scream" and self._picture is None:
             self._picture = read_background(self.background)
 

@@ -18,7 +18,7 @@ from ..shared.samplers import process_share
 from . import ood_sets
 from .class_limited import ClassLimitedBatchSampler
 from .image_set import ImageSet, UnlabelledSet, stratified_split
-from .sources import SOURCES, Source, Split
+from .sources import SOURCES, Source, Split, check_split
 
 MOST_WORKERS = 256  # processes of one loader: a number with a digit too many would bring the machine to a halt
 
@@ -175,25 +175,13 @@ class ImageDataModule(LightningDataModule):
         return self.source.read(self.data_dir, train)
 
     def prepare_data(self) -> None:
-        """Downloads what is missing if ``download`` is true.
-
-        Raises:
-            FileNotFoundError: Files are missing; the message says which, and how to get them.
-        """
+        """Downloads what is missing if ``download`` is true."""
         for source in (self.source, *(self._foreign(name) for name in self.ood)):
             if source is not None:
                 source.fetch(self.data_dir, self.download)
 
     def setup(self, stage: str) -> None:
-        """Reads the sets of a stage, unless they have been read.
-
-        Args:
-            stage: ``"fit"`` or ``"validate"`` (training split), ``"test"`` or ``"predict"`` (test split).
-
-        Raises:
-            FileNotFoundError: Files are missing.
-            ValueError: A split is damaged, or too small for ``val_split``.
-        """
+        """Reads the sets of a stage, unless they have been read."""
         if stage in ("fit", "validate") and self._fit_sets is None:
             self._fit_sets = self._read_fit_sets()
         if stage in ("test", "predict") and self._test_sets is None:
@@ -323,21 +311,12 @@ class ImageDataModule(LightningDataModule):
         return None if name in ood_sets.GENERATED else SOURCES.get(name.partition("/")[2])
 
     def _read(self, train: bool) -> Split:
-        """A split as ``load_split`` gives it, after a check: bad labels give no useful error on a GPU."""
+        """A split as ``load_split`` gives it, after a check."""
         images, labels = self.load_split(train)
-        split = f"{'training' if train else 'test'} split of {self.name}"
-        if images.dtype != torch.uint8 or tuple(images.shape[1:]) != self.image_shape:
-            raise ValueError(
-                f"images of the {split} must be uint8 of shape {('N', *self.image_shape)}, "
-                f"got {images.dtype} of shape {tuple(images.shape)}"
-            )
-        if len(labels) != len(images) or not len(labels):
-            raise ValueError(f"the {split} has {len(images)} images and {len(labels)} labels")
-        if labels.min() < 0 or labels.max() >= self.full_classes:
-            raise ValueError(
-                f"labels of the {split} must lie in 0..{self.full_classes - 1}, "
-                f"got {labels.min().item()}..{labels.max().item()}"
-            )
+        try:
+            check_split(images, labels, self.image_shape, self.full_classes)
+        except ValueError as error:
+            raise ValueError(f"the {'training' if train else 'test'} split of {self.name}: {error}") from None
         return images, labels
 
     def _renumbered(self, images: Tensor, labels: Tensor) -> Split:

@@ -129,9 +129,6 @@ class BlendedDigitsDataModule(ImageDataModule):
             unreadable: ``refuse`` a folder that has damaged photographs, all of which are named, or ``skip`` them with
                 a warning; the patches then come from the others.
             **arguments: Those of ``ImageDataModule``.
-
-        Raises:
-            ValueError: An argument is out of its range.
         """
         check_choice("unreadable", unreadable, get_args(Unreadable))
         super().__init__(**arguments)
@@ -140,11 +137,7 @@ class BlendedDigitsDataModule(ImageDataModule):
         self.binarise = self.default_binarise if binarise is None else binarise
 
     def prepare_data(self) -> None:
-        """Looks for the photographs, and downloads the digits if they are missing and ``download`` is true.
-
-        Raises:
-            FileNotFoundError: Photographs or files are missing.
-        """
+        """Looks for the photographs, and downloads the digits if they are missing and ``download`` is true."""
         if self.photographs is not None:
             photograph_files(self.photographs)
         super().prepare_data()

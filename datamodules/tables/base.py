@@ -76,9 +76,6 @@ class TabularDataModule(LightningDataModule):
             seed: Of the split, at least 0: another seed is another test set. It is no part of the run's own seed.
             test_share: Share of all rows to test on, in (0, 1); where rows have groups, as near as whole groups come.
             val_share: Share of the remaining rows to validate on, in [0, 1), likewise. It never changes the test rows.
-
-        Raises:
-            ValueError: An argument is out of its range.
         """
         super().__init__()
         self.save_hyperparameters(logger=False)  # for reports, those of a subclass too
@@ -113,15 +110,7 @@ class TabularDataModule(LightningDataModule):
         raise NotImplementedError(f"{type(self).__name__} must override load_table")
 
     def setup(self, stage: str) -> None:
-        """Reads and splits the table, unless it has been read.
-
-        Args:
-            stage: Any of Lightning's.
-
-        Raises:
-            FileNotFoundError: The file is missing.
-            ValueError: The table has text, NaN or too few rows, or its target is constant.
-        """
+        """Reads and splits the table, unless it has been read."""
         if self._sets is not None:
             return
         table = self.load_table()
@@ -256,11 +245,7 @@ class UCIRegressionDataModule(TabularDataModule):
         super().__init__(**arguments)
 
     def prepare_data(self) -> None:
-        """Looks for the file before the run.
-
-        Raises:
-            FileNotFoundError: It is missing; the message says where it is looked for.
-        """
+        """Looks for the file before the run."""
         if self.source.files:
             self.source.find(self.data_dir)
 

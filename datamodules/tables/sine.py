@@ -37,9 +37,6 @@ class SineDataModule(TabularDataModule):
             points: Number of training points, at least 2, and of validation and test points too.
             batch_size: Training points in a batch; ``points`` for full batches.
             eval_batch_size: Points in a batch of validation, test and prediction.
-
-        Raises:
-            ValueError: An argument is out of its range.
         """
         super().__init__(batch_size, eval_batch_size)
         check_at_least(2, points=points)
@@ -49,11 +46,7 @@ class SineDataModule(TabularDataModule):
         self.frequency, self.offset, self.points = frequency, offset, points
 
     def setup(self, stage: str) -> None:
-        """Computes the points, unless that has been done.
-
-        Args:
-            stage: Any of Lightning's.
-        """
+        """Computes the points, unless that has been done."""
         if self._sets is not None:
             return
         start = self._at(0.0)

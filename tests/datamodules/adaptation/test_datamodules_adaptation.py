@@ -565,9 +565,9 @@ def test_a_domain_smaller_than_the_batches_of_two_processes_is_refused(tmp_path)
 
 
 def test_an_empty_domain_is_refused_by_name():
-    with pytest.raises(ValueError, match="the training split of other has 0 images"):
+    with pytest.raises(ValueError, match="the training split of other: 0 images"):
         AdaptationDataModule(Numbered(), sized(0)()).setup("fit")
-    with pytest.raises(ValueError, match="the test split of other has 0 images"):
+    with pytest.raises(ValueError, match="the test split of other: 0 images"):
         AdaptationDataModule(Numbered(), sized(9, test=0)()).setup("test")
     nothing = {"held_out_classes": [1], "val_split": 0}
     with pytest.raises(ValueError, match="val_split=0 leaves none of the 0 images of other to train"):

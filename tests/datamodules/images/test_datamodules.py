@@ -250,7 +250,7 @@ def test_sizes_that_do_not_fit_the_set_are_refused():
         (torch.zeros(5, 1, 4, 5).byte(), torch.zeros(5).long(), "of shape"),
         (torch.zeros(5, 1, 4, 4).byte(), torch.tensor([0, 1, 2, 3, 4]), r"must lie in 0\.\.3, got 0\.\.4"),
         (torch.zeros(5, 1, 4, 4).byte(), torch.tensor([0, 1, 2, 3, -1]), r"got -1\.\.3"),
-        (torch.zeros(5, 1, 4, 4).byte(), torch.zeros(4).long(), "5 images and 4 labels"),
+        (torch.zeros(5, 1, 4, 4).byte(), torch.zeros(4).long(), r"5 images have labels of shape \(4,\)"),
         (torch.zeros(0, 1, 4, 4).byte(), torch.zeros(0).long(), "0 images"),
     ],
 )
