@@ -1,9 +1,14 @@
 """A small own set, a module that keeps what it got, and a quiet Trainer, for the tests of the data modules."""
 
 import lightning.pytorch as pl
+import pytest
 import torch
 
 from datamodules.images.base import ImageDataModule
+
+IN_A_FORK = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="pinned memory cannot be used in a fork after CUDA has begun"
+)
 
 
 class Numbered(ImageDataModule):
