@@ -23,8 +23,8 @@ class MoonsDataModule(LightningDataModule):
     """Two moons as the source, and other draws of the same moons, rotated, as the target: points, not images.
 
     The toy problem of Ganin et al. 2016 (https://arxiv.org/abs/1505.07818, section 5.1.1, and the authors' code): both
-    domains are draws of scikit-learn's ``make_moons`` with random states 1 and 2; the mean of the source is taken off
-    both, both are multiplied by 2, and the target is rotated about the origin, counter-clockwise. Labels are those of
+    domains are draws of scikit-learn's ``make_moons`` with random states 1 and 2; the mean of the source is subtracted
+    from both, both are multiplied by 2, and the target is rotated about the origin, counter-clockwise. Labels are those of
     the text, the lower moon 0 and the upper moon 1; scikit-learn and the authors' code have them the other way round.
 
     Training is as in the authors' code: source points in a fixed order, one a step, each with a target point that is
@@ -89,7 +89,7 @@ class MoonsDataModule(LightningDataModule):
         return self._domain(SOURCE_STATE, 0.0)
 
     def target_points(self) -> tuple[Tensor, Tensor]:
-        """The target points trained on, (N, 2) float32, and their labels (N,) int64, for figures only."""
+        """The target points trained on, (N, 2) float32, and their labels (N,) int64, for evaluation only."""
         return self._domain(TARGET_STATE, self.rotation)
 
     def train_dataloader(self) -> dict[str, DataLoader]:

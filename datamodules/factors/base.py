@@ -34,7 +34,7 @@ class FactorDataModule(LightningDataModule):
         factor_names: Names of the factors.
         factor_sizes: Number of values of each factor.
         deterministic_images: Whether equal factors give equal images. If not, what else an image needs (a colour,
-            noise, a background, an instance) is drawn anew for every access in training, and in the same way in
+            noise, a background, an instance) is drawn again for every access in training, and in the same way in
             every pass of validation and test.
     """
 

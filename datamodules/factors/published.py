@@ -218,10 +218,10 @@ class Cars3DDataModule(FactorFilesDataModule):
 
     def paths(self) -> list[Path]:
         """The meshes in the order of their names."""
-        found = sorted(self.root().glob("*.mat"))
-        if len(found) != self.factor_sizes[2]:
-            raise self.missing(f"{self.factor_sizes[2]} files *.mat, one for each car, got {len(found)}")
-        return found
+        meshes = sorted(self.root().glob("*.mat"))
+        if len(meshes) != self.factor_sizes[2]:
+            raise self.missing(f"{self.factor_sizes[2]} files *.mat, one for each car, got {len(meshes)}")
+        return meshes
 
     def read(self, paths: list[Path]) -> Tensor:
         """Shrinks the images of all cars."""

@@ -46,9 +46,9 @@ class SpritesDataModule(FactorDataModule):
         Args:
             variant: ``plain``, ``color``, ``noisy`` or ``scream``.
             factor_steps: Keep every k-th value of each of the five factors, from the first on, for a smaller problem:
-                ``[1, 1, 4, 2, 2]`` leaves 3x6x10x16x16 = 46,080 combinations, numbered anew. None for all values.
+                ``[1, 1, 4, 2, 2]`` leaves 3x6x10x16x16 = 46,080 combinations, numbered from 0. None for all values.
             background: The picture of ``scream``, a file, shrunk to fit 350x274; None for a photograph of
-                scikit-learn (``china.jpg``). The study has Munch's painting: name the picture beside any figure.
+                scikit-learn (``china.jpg``). The study has Munch's painting: name the picture beside any metric.
             **arguments: Those of ``FactorDataModule``.
         """
         check_choice("variant", variant, get_args(Variant))

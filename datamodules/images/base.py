@@ -296,7 +296,7 @@ class ImageDataModule(LightningDataModule):
         return self._mean
 
     def _class_limited(self, labels: Tensor, classes: int) -> ClassLimitedBatchSampler:
-        """Training batches of few classes; Lightning makes this anew with the sampler of several processes."""
+        """Training batches of few classes; Lightning builds this again with the sampler of several processes."""
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # what Lightning takes for its own: the same on all ranks
         # Lightning does not see that batches change when it is to overfit to some.
         fixed = SequentialSampler(labels) if getattr(self.trainer, "overfit_batches", 0) else None

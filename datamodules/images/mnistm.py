@@ -173,10 +173,10 @@ class MNISTMDataModule(BlendedDigitsDataModule):
     """MNIST-M made from MNIST and photographs: 60,000 + 10,000 digits, 28x28, RGB. Augmentation: shifts (2).
 
     Ganin et al. took BSDS500; where a user has it, ``photographs`` is the folder of its 200 training images. The
-    default, scikit-learn's two photographs, has less variety: name the photographs beside any figure. The published
+    default, scikit-learn's two photographs, has less variety: name the photographs beside any metric. The published
     code (pumpikano/tf-dann) binarises the digits as here, patches for training and test come from the same photographs,
     and it binarises the images of MNIST on the source side, too; ``MNISTDataModule`` keeps them grey. The archive that
-    is distributed as MNIST-M has 59,001 + 9,001 images of 32x32 instead: figures are not comparable.
+    is distributed as MNIST-M has 59,001 + 9,001 images of 32x32 instead: results are not comparable.
     """
 
     source = Source("MNISTM", 10, (3, 28, 28), MNIST_SOURCE.load, MNIST_SOURCE.files, folder=MNIST_SOURCE.title)

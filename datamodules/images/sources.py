@@ -48,9 +48,9 @@ class Source:
     def root(self, data_dir: str) -> Path:
         """The folder that holds the files: ``data_dir`` or, so that sets can lie side by side, its subfolder."""
         own = Path(data_dir, self.folder or self.title)
-        found = {folder: sum((folder / file).is_file() for file in self.files) for folder in (own, Path(data_dir))}
-        if any(found.values()):
-            return max(found, key=lambda folder: found[folder])
+        files = {folder: sum((folder / file).is_file() for file in self.files) for folder in (own, Path(data_dir))}
+        if any(files.values()):
+            return max(files, key=lambda folder: files[folder])
         # torchvision makes a folder of its own for all but the loose files of USPS and SVHN.
         return own if self.files and os.sep not in self.files[0] else Path(data_dir)
 

@@ -1,4 +1,4 @@
-"""Batched image transforms that draw anew for each sample.
+"""Batched image transforms that draw for each sample separately.
 
 A torchvision transform that is handed a batch draws one offset for all of it. These functions draw one per sample,
 stay on the device of the images, keep uint8 as long as they can (a quarter of the traffic), and use torch's default

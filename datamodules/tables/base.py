@@ -50,7 +50,7 @@ class TabularDataModule(LightningDataModule):
         name: Name of the table, the only one of ``test_sets``.
         num_features: Number of features D.
         target_name: What is predicted.
-        mean: (D,) float64, after ``setup``: what is taken off the features.
+        mean: (D,) float64, after ``setup``: what is subtracted from the features.
         std: (D,) float64, after ``setup``: by what they are divided then; infinite for a constant column.
     """
 
@@ -170,7 +170,7 @@ class TabularDataModule(LightningDataModule):
         Args:
             rows: To be drawn from.
             batch_size: Rows in a batch.
-            shuffle: Whether the order is drawn anew in each epoch.
+            shuffle: Whether each epoch has another random order.
         """
         pinned = torch.cuda.is_available()
         kind = ResumableLoader if shuffle else DataLoader
@@ -210,7 +210,7 @@ class UCIRegressionDataModule(TabularDataModule):
     - year-prediction-msd: half a minute to read. ``official_split`` tests on the last 51,630 songs, so that no producer
       is on both sides; validation comes out of the first 463,715 by single rows.
     - wine-quality-red: 240 of its 1,599 rows repeat another one; elsewhere they are often on both sides.
-    - bostonHousing: for comparison with old tables only; one of its features, ``B``, is a figure about race.
+    - bostonHousing: for comparison with old tables only; one of its features, ``B``, is a statistic about race.
     """
 
     def __init__(
