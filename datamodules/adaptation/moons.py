@@ -24,8 +24,8 @@ class MoonsDataModule(LightningDataModule):
 
     The toy problem of Ganin et al. 2016 (https://arxiv.org/abs/1505.07818, section 5.1.1, and the authors' code): both
     domains are draws of scikit-learn's ``make_moons`` with random states 1 and 2; the mean of the source is subtracted
-    from both, both are multiplied by 2, and the target is rotated about the origin, counter-clockwise. Labels are those of
-    the text, the lower moon 0 and the upper moon 1; scikit-learn and the authors' code have them the other way round.
+    from both, both are multiplied by 2, and the target is rotated about the origin, counter-clockwise. Labels are
+    those of the text, the lower moon 0 and the upper moon 1; scikit-learn and the authors' code swap them.
 
     Training is as in the authors' code: source points in a fixed order, one a step, each with a target point that is
     drawn uniformly, with replacement; an epoch is one pass over the source. Under a strategy of several processes these

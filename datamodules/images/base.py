@@ -214,11 +214,6 @@ class ImageDataModule(LightningDataModule):
         return self.test_dataloader()[0]
 
     @property
-    def processes(self) -> int:
-        """Processes that share the training set."""
-        return self.share[1]
-
-    @property
     def share(self) -> tuple[int, int]:
         """Rank of this process and number of processes, of those that share the training set."""
         return process_share(self.trainer)
@@ -243,8 +238,9 @@ class ImageDataModule(LightningDataModule):
         Raises:
             ValueError: A training set has fewer images than one batch (of all processes together).
         """
-        if train and len(images) < batch_size * self.processes:
-            each = "" if self.processes == 1 else f" in each of {self.processes} processes"
+        _, processes = self.share
+        if train and len(images) < batch_size * processes:
+            each = "" if processes == 1 else f" in each of {processes} processes"
             raise ValueError(
                 f"batch_size={batch_size}{each} is more than the {len(images)} training images of {self.name}"
             )

@@ -80,7 +80,7 @@ class SemiSupervisedDataModule(LightningDataModule):
         """
         train, _ = self.data.fit_sets()
         labelled = self.labelled_set(train)
-        size = max(1, min(self.data.batch_size, len(labelled) // self.data.processes))
+        size = max(1, min(self.data.batch_size, len(labelled) // self.data.share[1]))
         shares = sampler_shares(self.trainer)
         sampler = RestartingSampler(labelled, **shares) if shares else None
         return {

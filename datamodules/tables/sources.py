@@ -1,6 +1,6 @@
 """The published regression tables: where their files lie, in which formats, and what is to be predicted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,7 @@ class TableSource:
     title: str
     num_features: int
     target: str
-    files: dict[str, Callable[[Path], Table]]
+    files: Mapping[str, Callable[[Path], Table]]
     embedded: Callable[[], Table] | None = None
     official_split: bool = False
 
