@@ -23,8 +23,8 @@ import train
 import zoo
 from zoo import weights
 from zoo.dann.pretrained import load_features
-from zoo.distillation.teacher import load_teacher
 from zoo.shared import checkpoints
+from zoo.shared.teacher import load_teacher
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.callbacks=null"]
 QUICK = [*QUIET, "--trainer.max_steps=2", "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1"]

@@ -462,7 +462,7 @@ def test_a_set_smaller_than_its_batch_is_refused_and_a_batch_of_one_image_trains
 
 
 def test_one_class_is_refused_where_it_cannot_be_judged():
-    with pytest.raises(ValueError, match="num_classes is 1; a classifier needs at least 2"):
+    with pytest.raises(ValueError, match="num_classes is 1; expected a number of at least 2"):
         zoo.Classifier(num_classes=1)
     with pytest.raises(ValueError, match="a classifier needs two classes"):
         datamodules.DigitsDataModule(held_out_classes=list(range(9)))

@@ -133,12 +133,12 @@ class PipelineStrategy(DDPStrategy):
             work.wait()
         self._under_way = []
 
-    def figures(self, own: Sequence[Tensor]) -> list[Tensor]:
-        """The losses of all blocks and of the output layer, then the accuracy, of each process' own, in that order."""
-        found = torch.zeros(len(self._network.blocks) + 2, dtype=torch.float64, device=self.root_device)
-        found[self.own.start : self.own.start + len(own)] = torch.stack([*own]).to(found)
-        distributed.all_reduce(found)
-        return [*found.to(own[0].dtype)]
+    def gather_metrics(self, own: Sequence[Tensor]) -> list[Tensor]:
+        """The losses of all blocks, the loss of the output layer and the accuracy, from those of each process."""
+        metrics = torch.zeros(len(self._network.blocks) + 2, dtype=torch.float64, device=self.root_device)
+        metrics[self.own.start : self.own.start + len(own)] = torch.stack([*own]).to(metrics)
+        distributed.all_reduce(metrics)
+        return [*metrics.to(own[0].dtype)]
 
     def training_step(self, *arguments: Any, **keywords: Any) -> Any:
         """The module's; at the end of an epoch and of the training the weights come together for all hooks to see."""
