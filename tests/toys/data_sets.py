@@ -7,12 +7,17 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import numpy as np
+import pytest
 import torch
 import torchvision.datasets as published
 from scipy.io import savemat
 
 from datamodules.images import sources
 from datamodules.images.base import ImageDataModule
+
+IN_A_FORK = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="pinned memory cannot be used in a fork after CUDA has begun"
+)
 
 
 class Numbered(ImageDataModule):
