@@ -213,7 +213,7 @@ class Watch(L.Callback):
         self.clean = True
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        (self.teacher,) = pl_module._teacher
+        self.teacher = pl_module.teacher.module
         self.before = copy.deepcopy(self.teacher.state_dict())
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
@@ -237,7 +237,7 @@ def test_the_teacher_is_frozen_in_evaluation_mode_and_no_part_of_the_student(fol
     assert saved["state_dict"].keys() == alone.keys()
     trained = {id(each) for group in trainer.optimizers[0].param_groups for each in group["params"]}
     assert trained == {id(each) for each in model.network.parameters()} == {id(each) for each in model.parameters()}
-    assert model._teacher == ()  # let go of
+    assert model.teacher.module is None
     assert Path("student.ckpt").stat().st_size < 3 * sum(value.numel() * 4 for value in alone.values()) + 30_000
 
 
