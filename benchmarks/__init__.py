@@ -1,1 +1,1 @@
-"""Measurements side by side in one run: step time, data loading, overhead, and the papers' figures."""
+"""Measurements that can be repeated: each paper's results, step times, data loading, overhead."""

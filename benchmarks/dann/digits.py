@@ -13,11 +13,9 @@ once, and ``--table`` prints what there is.
 """
 
 import argparse
-import logging
 import math
 import os
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +34,7 @@ from datamodules import (
 from datamodules.images.mnistm import BlendedDigitsDataModule
 from zoo import DANN
 
-from ..shared.runs import Record, keep, kept, print_table, spread
+from ..shared.runs import Record, keep, kept, print_table, quiet_trainer, silence_lightning, spread
 from ..shared.timing import now, print_machine
 
 PAIRS: dict[str, tuple[Any, Any, Record]] = {  # source, target, the shape to which both are brought
@@ -67,16 +65,16 @@ def pair_data(pair: str, method: str, data_dir: str, photographs: str | None) ->
 
 
 class History(L.Callback):
-    """The validators' figures at each evaluation, beside the accuracy on the target's test set."""
+    """The validators' scores at each evaluation, beside the accuracy on the target's test set."""
 
     def __init__(self) -> None:
         self.evaluations: list[dict[str, float]] = []
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep them."""
-        figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        """Keep this evaluation's scores."""
+        scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
         accuracy = test_accuracy(pl_module, trainer.datamodule)  # type: ignore[attr-defined]  # Lightning sets it
-        self.evaluations.append({"step": trainer.global_step, TEST: accuracy, **figures})
+        self.evaluations.append({"step": trainer.global_step, TEST: accuracy, **scores})
 
 
 def test_accuracy(module: Any, data: AdaptationDataModule) -> float:
@@ -99,7 +97,7 @@ def run(pair: str, method: str, seed: int, arguments: argparse.Namespace) -> Rec
     common: Record = {"image_shape": data.image_shape, "network_args": {"padding": padding}}
     module = DANN(**{**common, **arguments.model, **METHODS[method]})
     history = History()
-    trainer = L.Trainer(
+    trainer = quiet_trainer(
         max_steps=arguments.steps,
         val_check_interval=arguments.steps // arguments.evaluations,
         check_val_every_n_epoch=None,
@@ -107,10 +105,6 @@ def run(pair: str, method: str, seed: int, arguments: argparse.Namespace) -> Rec
         devices=1,
         log_every_n_steps=max(1, arguments.steps // arguments.evaluations),
         callbacks=[AdaptationEvaluation(max_points=10), history, CalibrationEvaluation()],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
     trainer.fit(module, datamodule=data)
     trained = now()
@@ -129,10 +123,10 @@ def run(pair: str, method: str, seed: int, arguments: argparse.Namespace) -> Rec
 
 def settings(arguments: argparse.Namespace) -> Record:
     """What all runs of a table have in common."""
-    found = {"steps": arguments.steps, "evaluations": arguments.evaluations}
+    common: Record = {"steps": arguments.steps, "evaluations": arguments.evaluations}
     if arguments.photographs:
-        found["photographs"] = Path(arguments.photographs).resolve().name
-    return {**found, "model": arguments.model} if arguments.model else found
+        common["photographs"] = Path(arguments.photographs).resolve().name
+    return {**common, "model": arguments.model} if arguments.model else common
 
 
 def path_of(pair: str, method: str, seed: int, folder: Path) -> Path:
@@ -142,14 +136,14 @@ def path_of(pair: str, method: str, seed: int, folder: Path) -> Path:
 
 
 def pick(evaluations: list[dict[str, float]], monitor: str) -> float:
-    """Target test accuracy of the evaluation at which a figure is largest, the first of equals; NaN is smallest."""
+    """Target test accuracy of the evaluation at which a score is largest, the first of equals; NaN is smallest."""
     values = [-math.inf if math.isnan(each[monitor]) else each[monitor] for each in evaluations]
     return evaluations[values.index(max(values))][TEST]
 
 
 def accuracies(records: dict[str, list[Record]], pair: str) -> list[list[str]]:
     """Of the last weights, with the share of the gap between source only and train on target that is closed."""
-    last = {method: [record["history"][-1][TEST] for record in found] for method, found in records.items()}
+    last = {method: [record["history"][-1][TEST] for record in runs] for method, runs in records.items()}
     mean = {method: sum(values) / len(values) for method, values in last.items()}
     rows = [["target test accuracy, last weights", *last], ["mean", *map(spread, last.values())]]
     low, high = mean.get("source only", 1.0), mean.get("train on target", 0.0)
@@ -158,13 +152,13 @@ def accuracies(records: dict[str, list[Record]], pair: str) -> list[list[str]]:
     if pair == "mnist_mnistm":
         rows.append(["the paper's, other photographs", *(PAPER.get(method, "-") for method in last)])
     distance = "adaptation/proxy_a_distance"
-    distances = [[record["test"].get(distance) for record in found] for found in records.values()]
+    distances = [[record["test"].get(distance) for record in runs] for runs in records.values()]
     return [*rows, ["proxy A-distance", *(spread(values, 3) for values in distances)]]
 
 
 def selection(records: dict[str, list[Record]]) -> list[list[str]]:
     """Target test accuracy of the checkpoint that each validator picks, in a run and among the runs of all methods."""
-    histories = {method: [r["history"] for r in found] for method, found in records.items()}
+    histories = {method: [r["history"] for r in runs] for method, runs in records.items()}
     histories.pop("train on target", None)  # picks with labels of the target are its own affair
     columns = dict(histories)
     if len({len(runs) for runs in histories.values()}) == 1:  # every method has every seed
@@ -188,10 +182,10 @@ def calibration(records: dict[str, list[Record]]) -> list[list[str]]:
     rows = [["calibration, last weights", *records]]
     target = next(iter(records.values()))[0]["target"]
     for domain, place in (("source", ""), ("target", f"{target}/")):
-        for title, figure in (("ECE", "ece"), ("NLL", "nll")):
+        for title, metric in (("ECE", "ece"), ("NLL", "nll")):
             for when, suffix in (("", ""), (", after temperature", "_after")):
-                key = f"calibration/{place}{figure}{suffix}"
-                cells = [spread([record["test"].get(key) for record in found], 3) for found in records.values()]
+                key = f"calibration/{place}{metric}{suffix}"
+                cells = [spread([record["test"].get(key) for record in runs], 3) for runs in records.values()]
                 rows.append([f"{title} on the {domain}{when}", *cells])
     return rows
 
@@ -212,8 +206,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.evaluations < 1 or arguments.steps < 1 or arguments.steps % arguments.evaluations:
         parser.error(f"--evaluations {arguments.evaluations} must divide --steps {arguments.steps}")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*(does not have many workers|treespec, LeafSpec).*")
+    silence_lightning()
     print_machine()
     records: dict[str, list[Record]] = {method: [] for method in arguments.methods}
     for seed in arguments.seeds:
@@ -223,14 +216,14 @@ def main() -> None:
             if record is None and not arguments.table:
                 record = run(arguments.pair, method, seed, arguments)
                 keep(path, record)
-                found, seconds = record["history"][-1], record["seconds"]
-                print(f"{method}, seed {seed}: {found[TEST]:.4f}, {seconds['wall']:.0f} s", flush=True)
+                accuracy, seconds = record["history"][-1][TEST], record["seconds"]["wall"]
+                print(f"{method}, seed {seed}: {accuracy:.4f}, {seconds:.0f} s", flush=True)
             if record is not None:
                 records[method].append(record)
-    records = {method: found for method, found in records.items() if found}
+    records = {method: runs for method, runs in records.items() if runs}
     if not records:
         raise SystemExit(f"no run of {arguments.pair} in {arguments.folder}")
-    counts = {len(found) for found in records.values()}
+    counts = {len(runs) for runs in records.values()}
     print(f"\n{arguments.pair}: {arguments.steps} steps, up to {max(counts)} seeds, mean ± standard deviation")
     for table in (accuracies(records, arguments.pair), selection(records), calibration(records)):
         print()

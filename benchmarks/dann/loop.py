@@ -56,9 +56,9 @@ def plain_loop(source: tuple[Tensor, Tensor], target: Tensor, coefficient: float
 
     def step() -> None:
         optimizer.zero_grad()
-        found = extractor(torch.cat([x, target]))
-        loss = functional.cross_entropy(labels(found[: len(x)]), y)
-        logits = domains(Reversal.apply(found, coefficient)).squeeze(1)
+        both = extractor(torch.cat([x, target]))
+        loss = functional.cross_entropy(labels(both[: len(x)]), y)
+        logits = domains(Reversal.apply(both, coefficient)).squeeze(1)
         for half, truth in zip(logits.split(len(x)), domain.split(len(x)), strict=True):
             loss = loss + functional.binary_cross_entropy_with_logits(half, truth)
         loss.backward()
@@ -97,13 +97,13 @@ def head_alone(network: Any, x: Tensor) -> Step:
     """
     head = copy.deepcopy(network.domain_head).to(x.device)
     width = next(head.parameters()).shape[1]
-    found = torch.rand(len(x), width, device=x.device, requires_grad=True)
+    inputs = torch.rand(len(x), width, device=x.device, requires_grad=True)
     optimizer = torch.optim.SGD(head.parameters(), 0.01, momentum=0.9)
 
     def step() -> None:
         optimizer.zero_grad()
-        found.grad = None
-        source, target = head(found).squeeze(1).chunk(2)
+        inputs.grad = None
+        source, target = head(inputs).squeeze(1).chunk(2)
         (functional.softplus(source).mean() + functional.softplus(-target).mean()).backward()
         optimizer.step()
 

@@ -2,14 +2,12 @@
 
 ``zoo/dann/paper_moons.yaml`` as it is, 150,000 steps with one point of each domain, and its control, which differs in
 one thing: the domain head hands no gradient back. Accuracies are those on the points trained on, as in the paper; the
-target's labels serve these figures only. Each run leaves one JSON file, and a run whose file exists is not made again.
+target's labels serve nothing else. Each run leaves one JSON file, and a run whose file exists is not made again.
 """
 
 import argparse
 import json
-import logging
 import statistics
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +19,11 @@ from datamodules import MoonsDataModule
 from train import main as train
 from zoo import DANN
 
-from ..shared.runs import keep, print_table, spread
+from ..shared.runs import QUIET_FLAGS, keep, print_table, silence_lightning, spread
 from ..shared.timing import now, print_machine
 
 SETTINGS = Path(__file__).resolve().parents[2] / "zoo" / "dann" / "paper_moons.yaml"
 METHODS = {"NN, the control": "none", "DANN": "dann"}
-QUIET = [
-    "--trainer.logger=false",
-    "--trainer.callbacks=null",
-    "--trainer.enable_checkpointing=false",
-    "--trainer.enable_progress_bar=false",
-    "--trainer.enable_model_summary=false",
-    "--trainer.log_every_n_steps=0",
-    "--trainer.limit_val_batches=0",
-]
 DOMAINS = ("source", "target")
 BOUNDS = (
     ("source accuracy of both at least .99", lambda control, dann: min(control["source"], dann["source"]) >= 0.99),
@@ -53,7 +42,7 @@ def run(adaptation: str, seed: int, points: int, epochs: int) -> dict[str, Any]:
             f"--model.adaptation={adaptation}",
             f"--data.points={points}",
             f"--trainer.max_epochs={epochs}",
-            *QUIET,
+            *QUIET_FLAGS,
         ],
         run=False,
     )
@@ -80,9 +69,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/moons"))
     parser.add_argument("--figure", type=Path, help="file for the figure, of the first seed")
     arguments = parser.parse_args()
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*(does not have many workers|treespec, LeafSpec).*")
+    silence_lightning()
     print_machine()
     records: dict[str, list[dict[str, Any]]] = {method: [] for method in METHODS}
     for seed in arguments.seeds:
@@ -101,7 +88,7 @@ def main() -> None:
     rows[-1] += [spread([record[domain] for record in records[m]], 3) for m in METHODS for domain in DOMAINS]
     print()
     print_table(rows)
-    means = [{d: statistics.mean(record[d] for record in found) for d in DOMAINS} for found in records.values()]
+    means = [{d: statistics.mean(record[d] for record in runs) for d in DOMAINS} for runs in records.values()]
     for bound, holds in BOUNDS:
         seeds = sum(map(holds, *records.values()))
         print(f"{bound}: {'yes' if holds(*means) else 'NO'} for the means, in {seeds} of {len(arguments.seeds)} runs")

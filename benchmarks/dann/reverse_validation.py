@@ -18,8 +18,6 @@ that is held out, with eta's labels.) The recipe's callbacks and loggers are lef
 import argparse
 import itertools
 import json
-import logging
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +31,10 @@ from datamodules.images.image_set import ImageSet, UnlabelledSet
 from datamodules.shared.collate import as_is
 from train import main as train
 
-from ..shared.runs import print_table
+from ..shared.runs import QUIET_FLAGS, print_table, silence_lightning
 
 Setting = dict[str, Any]
-QUIET = [
-    "--trainer.logger=false",
-    "--trainer.callbacks=null",
-    "--trainer.enable_checkpointing=false",
-    "--trainer.enable_progress_bar=false",
-    "--trainer.enable_model_summary=false",
-    "--trainer.log_every_n_steps=0",
-    "--trainer.limit_val_batches=0",
-    "--trainer.devices=1",
-]
+FLAGS = [*QUIET_FLAGS, "--trainer.devices=1"]
 
 
 class ReversedDataModule(L.LightningDataModule):
@@ -99,18 +88,18 @@ def domain_loaders(data: Any) -> dict[str, Any]:
 def labels_of(module: L.LightningModule, data: L.LightningDataModule, loader: DataLoader) -> tuple[Tensor, Tensor]:
     """The most probable classes (N,) of a loader's samples and the labels (N,) that come with them."""
     module.eval()
-    found, given = [], []
+    predicted, given = [], []
     for batch in loader:
         x, y = data.on_after_batch_transfer(data.transfer_batch_to_device(batch, module.device, 0), 0)
-        found.append(module(x).argmax(1).cpu())
+        predicted.append(module(x).argmax(1).cpu())
         given.append(y.cpu())
-    return torch.cat(found), torch.cat(given)
+    return torch.cat(predicted), torch.cat(given)
 
 
 def error(module: L.LightningModule, data: Any) -> float:
     """Share of the source's validation samples that are misclassified."""
-    found, given = labels_of(module, data, data.val_dataloader()[0])
-    return (found != given).double().mean().item()
+    predicted, given = labels_of(module, data, data.val_dataloader()[0])
+    return (predicted != given).double().mean().item()
 
 
 def reverse_risk(arguments: list[str]) -> dict[str, float]:
@@ -122,7 +111,7 @@ def reverse_risk(arguments: list[str]) -> dict[str, float]:
     Returns:
         ``reverse_risk`` and ``source_risk``, errors of eta_r and of eta on the source's validation set.
     """
-    forwards = train([*arguments, *QUIET], run=False)
+    forwards = train([*arguments, *FLAGS], run=False)
     module, data, device = forwards.model, forwards.datamodule, forwards.trainer.strategy.root_device
     data.prepare_data()
     data.setup("fit")
@@ -134,7 +123,7 @@ def reverse_risk(arguments: list[str]) -> dict[str, float]:
     labels, _ = labels_of(module, data, DataLoader(nothing, 256, collate_fn=as_is))
     source_risk = error(module, data)
 
-    backwards = train([*arguments, *QUIET], run=False)
+    backwards = train([*arguments, *FLAGS], run=False)
     backwards.model.load_state_dict(module.state_dict())
     backwards.trainer.fit(backwards.model, datamodule=ReversedDataModule(data, labels))
     return {"reverse_risk": error(backwards.model.to(device), data), "source_risk": source_risk}
@@ -149,11 +138,11 @@ def combinations(sweeps: list[str]) -> list[Setting]:
     keys, values = [], []
     for sweep in sweeps:
         key, equals, listed = sweep.partition("=")
-        found = yaml.safe_load(f"[{listed}]")
-        if not equals or not key or not found:
+        swept = yaml.safe_load(f"[{listed}]")
+        if not equals or not key or not swept:
             raise ValueError(f"expected key=value,value,... such as model.lr=0.01,0.1, got {sweep!r}")
         keys.append(key)
-        values.append(found)
+        values.append(swept)
     return [dict(zip(keys, chosen, strict=True)) for chosen in itertools.product(*values)]
 
 
@@ -170,9 +159,7 @@ def main(arguments: list[str] | None = None) -> list[Setting]:
         settings = combinations(known.sweep)
     except ValueError as problem:
         parser.error(f"--sweep: {problem}")
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*(does not have many workers|treespec, LeafSpec).*")
+    silence_lightning()
     known.output.parent.mkdir(parents=True, exist_ok=True)
     judged: list[Setting] = []
     for setting in settings:

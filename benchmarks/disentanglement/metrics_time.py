@@ -73,7 +73,7 @@ def score_all(metrics: list[str], train: int, test: int, votes: int, test_votes:
         points: Any = None
         if draw is not None:
             points = tuple(draw(sample, codes_of, FACTOR_SIZES, number, generator) for number in (votes, test_votes))
-        material = Material(split, points, points, {}, False, 0)
+        material = Material(split, points, points, {})
         scores, _ = SCORES[metric](material)
         seconds[metric] = now() - start
         shown = ", ".join(f"{name} {score:.3f}" for name, score in scores.items())
@@ -95,14 +95,14 @@ def compare(number: int, rounds: int) -> None:
         contestants = {f"{name}, {metric} of {number}": score for name, score in ours.items()}
         if metric in peers:
             contestants = {f"disent, {metric} of {number}": peers[metric], **contestants}
-        found: dict[str, Any] = {}
+        results: dict[str, Any] = {}
 
-        def keep(name: str, score: Callable[[], Any], found: dict[str, Any] = found) -> Callable[[], None]:
-            return lambda: found.update({name: score()})
+        def keep(name: str, score: Callable[[], Any], results: dict[str, Any] = results) -> Callable[[], None]:
+            return lambda: results.update({name: score()})
 
         steps = {name: keep(name, score) for name, score in contestants.items()}
         print_ratios(alternate(steps, rounds, warmup=0 if metric == "DCI" else 1))
-        for name, scores in found.items():
+        for name, scores in results.items():
             print(f"  {name}: {brief(scores)}", flush=True)
 
 

@@ -99,8 +99,8 @@ def _agreement(records: Sequence[Record]) -> str:
     parts = []
     for name, words in REPRESENTATIONS.items():
         if keys := measured(records, name):
-            found = rank_correlations(columns_of(records, keys))
-            parts.append(f"<h3>{words[0].upper()}{words[1:]}</h3>{heat_table(list(keys), list(keys), found)}")
+            correlations = rank_correlations(columns_of(records, keys))
+            parts.append(f"<h3>{words[0].upper()}{words[1:]}</h3>{heat_table(list(keys), list(keys), correlations)}")
     return section("Do the metrics agree?", note, *parts)
 
 
@@ -122,7 +122,7 @@ def _total_correlation(records: Sequence[Record], draw: Figures) -> str:
     figures = [
         draw(scores_figure(records, f"{name}/{TOTAL_CORRELATION}", words), f"total correlation of {words}")
         for name, words in REPRESENTATIONS.items()
-        if any(f"{name}/{TOTAL_CORRELATION}" in record["figures"] for record in records)
+        if any(f"{name}/{TOTAL_CORRELATION}" in record["metrics"] for record in records)
     ]
     return section("Does the regulariser make the codes independent?", note, gallery(figures))
 
@@ -160,11 +160,11 @@ def _heat(value: float) -> str:
 
 
 def scores_figure(records: Sequence[Record], key: str, title: str) -> Figure:
-    """A figure of every run by method, strength and seed.
+    """A picture of one metric of every run by method, strength and seed.
 
     Args:
         records: The runs.
-        key: Of their "figures".
+        key: Of their "metrics".
         title: Heading.
     """
     figure, ((axes,),) = panels(1, 1, 3.2)

@@ -16,11 +16,9 @@ is. The page is ``report.html`` in the folder.
 """
 
 import argparse
-import logging
 import os
 import sys
 import time
-import warnings
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -37,11 +35,10 @@ from callbacks.disentanglement.metrics.udr import udr
 from callbacks.shared.html import duration
 from datamodules import SpritesDataModule
 
-from ..shared.runs import keep, kept, print_table
+from ..shared.runs import Record, keep, kept, print_table, quiet_trainer, silence_lightning
 from ..shared.timing import print_machine
 from .page import study_page
 from .tables import (
-    Record,
     agreement_table,
     best_table,
     by_setting,
@@ -119,7 +116,7 @@ def run(job: Job, common: Record) -> tuple[Record, np.ndarray]:
         common: Of `settings`.
 
     Returns:
-        The record, whose "figures" are empty if the training diverged, and the posterior means (1000, L) of images that
+        The record, whose "metrics" are empty if the training diverged, and the posterior means (1000, L) of images that
         are the same for all runs.
     """
     method, strength, seed = job
@@ -130,32 +127,29 @@ def run(job: Job, common: Record) -> tuple[Record, np.ndarray]:
     module = build(method, strength, common, data.image_shape)
     pictures, curve = LatentPictures(), MIGCurve(common["steps"])
     evaluation = DisentanglementEvaluation(**{name: common[name] for name in EVALUATION})
-    trainer = L.Trainer(
+    trainer = quiet_trainer(
         max_epochs=1,
         devices=1,
         precision=common["precision"],
         limit_val_batches=0,
         callbacks=[curve, evaluation, pictures],
-        logger=False,
-        enable_checkpointing=False,
         enable_progress_bar=sys.stderr.isatty(),
-        enable_model_summary=False,
     )
     trainer.fit(module, datamodule=data)
     trained = time.perf_counter()
-    figures = {}
+    metrics = {}
     if all(bool(parameter.isfinite().all()) for parameter in module.parameters()):
         trainer.test(module, datamodule=data, verbose=False)
-        figures = {name.removeprefix("disentanglement/"): float(v) for name, v in trainer.callback_metrics.items()}
+        metrics = {name.removeprefix("disentanglement/"): float(v) for name, v in trainer.callback_metrics.items()}
     record = {
         "method": method,
         "strength": strength,
         "argument": f"{METHODS[method][1]}={strength:g}",
         "seed": seed,
         "settings": common,
-        "figures": {name: value for name, value in figures.items() if not name.startswith("train/")},
+        "metrics": {name: value for name, value in metrics.items() if not name.startswith("train/")},
         "mig_during_training": curve.points,
-        "kl": pictures.results["kl"].tolist() if figures else [],
+        "kl": pictures.results["kl"].tolist() if metrics else [],
         "device": torch.cuda.get_device_name() if module.device.type == "cuda" else "CPU",
         "seconds": {"training": trained - start, "test": time.perf_counter() - trained},
     }
@@ -192,17 +186,17 @@ def keep_codes(path: Path, codes: np.ndarray) -> None:
 
 
 def add_udr(records: Sequence[Record]) -> None:
-    """Put "udr" among a run's figures: how alike its latents are to those of the other seeds of its setting.
+    """Put "udr" among a run's metrics: how alike its latents are to those of the other seeds of its setting.
 
     Args:
         records: The runs with their "codes" (1000, L). A setting with one seed has no UDR.
     """
     for runs in by_setting(records).values():
-        sound = [each for each in runs if each["figures"]]
+        sound = [each for each in runs if each["metrics"]]
         if len(sound) > 1:
             scores = udr([each["codes"] for each in sound], [each["kl"] for each in sound]).scores
             for each, score in zip(sound, scores.tolist(), strict=True):
-                each["figures"]["udr"] = score
+                each["metrics"]["udr"] = score
 
 
 def jobs_of(arguments: argparse.Namespace) -> list[Job]:
@@ -224,9 +218,9 @@ def make(jobs: Sequence[Job], folder: Path, common: Record) -> None:
         record, codes = run(job, common)
         keep_codes(path_of(job, folder), codes)
         keep(path_of(job, folder), record)
-        seconds, figures = record["seconds"], record["figures"]
+        seconds, metrics = record["seconds"], record["metrics"]
         left = (time.perf_counter() - start) / number * (len(missing) - number)
-        shown = ", ".join(f"{title} {figures[key]:.3f}" for title, key in measured([record]).items()) or "diverged"
+        shown = ", ".join(f"{title} {metrics[key]:.3f}" for title, key in measured([record]).items()) or "diverged"
         print(
             f"{number}/{len(missing)} {job[0]}, {record['argument']}, seed {job[2]}: {shown}; trained in "
             f"{duration(seconds['training'])}, judged in {duration(seconds['test'])}, {duration(left)} left",
@@ -237,11 +231,13 @@ def make(jobs: Sequence[Job], folder: Path, common: Record) -> None:
 def load(jobs: Sequence[Job], folder: Path, common: Record) -> list[Record]:
     """The runs that are there, with their UDR, method by method."""
     paths = [path_of(job, folder) for job in jobs]
-    found = [record | {"codes": np.load(path.with_suffix(".npy"))} for path in paths if (record := kept(path, common))]
+    records = [
+        record | {"codes": np.load(path.with_suffix(".npy"))} for path in paths if (record := kept(path, common))
+    ]
     order = list(METHODS)
-    found.sort(key=lambda each: (order.index(each["method"]), each["strength"], each["seed"]))
-    add_udr(found)
-    return found
+    records.sort(key=lambda each: (order.index(each["method"]), each["strength"], each["seed"]))
+    add_udr(records)
+    return records
 
 
 def main() -> None:
@@ -257,8 +253,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.steps < 1:
         parser.error(f"--steps {arguments.steps}: expected 1 at least")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*(does not have many workers|treespec, LeafSpec).*")
+    silence_lightning()
     print_machine()
     common, jobs = settings(arguments), jobs_of(arguments)
     if not arguments.table:

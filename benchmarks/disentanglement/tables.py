@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..shared.runs import spread
+from ..shared.runs import Record, spread
 
-Record = dict[str, Any]
 Floats = NDArray[np.float64]
 
 METRICS = {  # title and key of the six that the study compares, in its order
@@ -34,13 +33,13 @@ UNSUPERVISED = {  # what a run knows without labels
 
 
 def score(record: Record, key: str) -> float:
-    """A figure of a run, NaN where it has none.
+    """A metric of a run, NaN where it has none.
 
     Args:
         record: One run.
-        key: ``mean/mig``, ``test/elbo``, ... in its "figures".
+        key: ``mean/mig``, ``test/elbo``, ... in its "metrics".
     """
-    value = record["figures"].get(key)
+    value = record["metrics"].get(key)
     return math.nan if value is None else float(value)
 
 
@@ -98,39 +97,39 @@ def rank_correlations(table: ArrayLike) -> Floats:
         (M, M), symmetric; NaN for a column whose values are all equal, and for less than three rows.
     """
     columns = np.asarray(table, dtype=np.float64).T
-    found = np.full((len(columns), len(columns)), np.nan)
+    correlations = np.full((len(columns), len(columns)), np.nan)
     for i, first in enumerate(columns):
         for j, second in enumerate(columns[: i + 1]):
             known = np.isfinite(first) & np.isfinite(second)
             if known.sum() > 2:
                 a, b = (each - each.mean() for each in (ranks(first[known]), ranks(second[known])))
                 scale = math.sqrt((a @ a) * (b @ b))
-                found[i, j] = found[j, i] = a @ b / scale if scale else np.nan
-    return found
+                correlations[i, j] = correlations[j, i] = a @ b / scale if scale else np.nan
+    return correlations
 
 
 def measured(records: Sequence[Record], representation: str = "mean") -> dict[str, str]:
     """Title and key of those of `METRICS` that any run has, on a representation."""
     keys = {title: f"{representation}/{key}" for title, key in METRICS.items()}
-    return {title: key for title, key in keys.items() if any(key in record["figures"] for record in records)}
+    return {title: key for title, key in keys.items() if any(key in record["metrics"] for record in records)}
 
 
 def unsupervised_of(records: Sequence[Record]) -> dict[str, str]:
     """Title and key of those of `UNSUPERVISED` that any run has."""
-    return {title: key for title, key in UNSUPERVISED.items() if any(key in each["figures"] for each in records)}
+    return {title: key for title, key in UNSUPERVISED.items() if any(key in each["metrics"] for each in records)}
 
 
 def columns_of(records: Sequence[Record], keys: Mapping[str, str]) -> Floats:
-    """Figures (runs, keys) of all runs."""
+    """Metrics (runs, keys) of all runs."""
     return np.array([[score(record, key) for key in keys.values()] for record in records])
 
 
 def by_setting(records: Sequence[Record]) -> dict[tuple[str, float], list[Record]]:
     """The runs of each method and strength, in the order in which they come."""
-    found: dict[tuple[str, float], list[Record]] = {}
+    runs: dict[tuple[str, float], list[Record]] = {}
     for record in records:
-        found.setdefault(setting(record), []).append(record)
-    return found
+        runs.setdefault(setting(record), []).append(record)
+    return runs
 
 
 def scores_table(records: Sequence[Record], keys: Mapping[str, str]) -> list[list[str]]:
@@ -159,8 +158,8 @@ def known(values: Any) -> list[float | None]:
 
 def agreement_table(records: Sequence[Record], keys: Mapping[str, str]) -> list[list[str]]:
     """Spearman's rank correlation of the metrics over all runs, times 100 as in the paper."""
-    found = rank_correlations(columns_of(records, keys))
-    cells = [[percent(value) for value in row] for row in found]
+    correlations = rank_correlations(columns_of(records, keys))
+    cells = [[percent(value) for value in row] for row in correlations]
     return [["rank correlation x 100", *keys], *([title, *row] for title, row in zip(keys, cells, strict=True))]
 
 
@@ -172,8 +171,8 @@ def selection_correlations(records: Sequence[Record], keys: Mapping[str, str]) -
 
 def selection_table(records: Sequence[Record], keys: Mapping[str, str]) -> list[list[str]]:
     """The same as text, times 100."""
-    found = zip(unsupervised_of(records), selection_correlations(records, keys), strict=True)
-    return [["rank correlation x 100", *keys], *([title, *map(percent, row)] for title, row in found)]
+    rows = zip(unsupervised_of(records), selection_correlations(records, keys), strict=True)
+    return [["rank correlation x 100", *keys], *([title, *map(percent, row)] for title, row in rows)]
 
 
 def percent(value: float) -> str:

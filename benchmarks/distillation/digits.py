@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..shared.runs import figures, print_table, run
+from ..shared.runs import calibration_table, print_table, run
 from ..shared.timing import print_machine
 
 
@@ -32,7 +32,7 @@ def main() -> None:
             folder = arguments.folder / f"{name.replace(' ', '_')}_seed{seed}"
             records.setdefault(name, []).append(run("KnowledgeDistillation", seed, folder, *flags)[0])
     print(f"\nteacher: seed 0; students: seeds {arguments.seeds}")
-    print_table(figures(records))
+    print_table(calibration_table(records))
 
 
 if __name__ == "__main__":

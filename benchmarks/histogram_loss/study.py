@@ -10,12 +10,9 @@ several commands with other ``--seeds`` can share a folder.
 """
 
 import argparse
-import json
-import logging
 import math
 import os
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +23,7 @@ import zoo
 from callbacks import RegressionCalibration
 from datamodules import UCIRegressionDataModule
 
-from ..shared.runs import print_table
+from ..shared.runs import Record, keep, kept, print_table, quiet_trainer, silence_lightning
 from ..shared.timing import print_machine
 
 TABLES = ("diabetes", "concrete", "energy", "wine-quality-red", "naval-propulsion-plant", "power-plant", "bike-sharing")
@@ -41,7 +38,6 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "Gaussian NLL": ("GaussianRegression", {}),
 }
 MOMENTS = 100  # at which the training error is taken
-Record = dict[str, Any]
 
 
 class TrainingError(L.Callback):
@@ -68,58 +64,33 @@ class TrainingError(L.Callback):
 
 
 def run(table: str, method: str, seed: int, epochs: int, data_dir: str) -> Record:
-    """Train and judge once; what is worth keeping."""
+    """Train and judge once, and return what the tables need."""
     L.seed_everything(seed, verbose=False)
     data = UCIRegressionDataModule(table, data_dir, seed=seed)
     name, arguments = METHODS[method]
     module = getattr(zoo, name)(num_features=data.num_features, hidden=[64] * 4, **arguments)
     error, calibration = TrainingError(max(1, epochs // MOMENTS)), RegressionCalibration()
-    trainer = L.Trainer(
-        max_epochs=epochs, check_val_every_n_epoch=epochs, accelerator="cpu", devices=1, logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+    trainer = quiet_trainer(
+        max_epochs=epochs, check_val_every_n_epoch=epochs, accelerator="cpu", devices=1, num_sanity_val_steps=0,
         callbacks=[error, calibration],
     )  # fmt: skip
     start = time.process_time()
     trainer.fit(module, datamodule=data)
     seconds = time.process_time() - start
     trainer.test(module, datamodule=data, verbose=False)
-    kept = ("rmse", "mae", "crps", "nll", "qce", "sharpness", "zero_density")
-    found = {part: {key: calibration.results[part][key] for key in kept} for part in ("before", "after")}
+    metrics = ("rmse", "mae", "crps", "nll", "qce", "sharpness", "zero_density")
     return {
-        "epochs": epochs,
+        "settings": {"epochs": epochs},
         "seconds": seconds,
         "test_rows": calibration.results["samples"],
         "curve": error.curve,
-    } | found
-
-
-def finished(folder: Path, table: str, method: str, seed: int, epochs: int) -> Record | None:
-    """The file of a run, if there is one.
-
-    Raises:
-        SystemExit: It is one of another number of epochs.
-    """
-    path = folder / table / f"{method}_seed{seed}.json"
-    if not path.exists():
-        return None
-    record = json.loads(path.read_text())
-    if record["epochs"] != epochs:
-        raise SystemExit(f"{path} is a run of {record['epochs']} epochs, not {epochs}: give another --folder")
-    return record
-
-
-def keep(record: Record, folder: Path, table: str, method: str, seed: int) -> None:
-    """Write the file of a run, whole or not at all."""
-    path = folder / table / f"{method}_seed{seed}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    unfinished.write_text(json.dumps(record))
-    unfinished.rename(path)
+        **{part: {key: calibration.results[part][key] for key in metrics} for part in ("before", "after")},
+    }
 
 
 def epochs_to(curve: list[list[float]], error: float) -> float:
     """The first epoch on a curve of training errors with at most this error; infinite where there is none."""
-    return next((epoch for epoch, found in curve if found <= error), math.inf)
+    return next((epoch for epoch, of_epoch in curve if of_epoch <= error), math.inf)
 
 
 def spread(values: list[float]) -> str:
@@ -151,10 +122,10 @@ def rows_of(records: dict[str, dict[int, Record]]) -> list[list[str]]:
 
 
 def print_markdown(records: dict[str, dict[str, dict[int, Record]]], methods: list[str], key: str) -> None:
-    """Print one figure of all tables and methods, the smallest mean of each table in bold."""
+    """Print one metric of all tables and methods, the smallest mean of each table in bold."""
     print(f"\n| {key.upper()} | {' | '.join(methods)} |\n|{' --- |' * (len(methods) + 1)}")
-    for table, found in records.items():
-        values = {method: [part["before"][key] for part in found[method].values()] for method in methods}
+    for table, by_method in records.items():
+        values = {method: [part["before"][key] for part in by_method[method].values()] for method in methods}
         best = min(values, key=lambda method: sum(values[method]) / len(values[method]))
         cells = [f"**{spread(values[method])}**" if method == best else spread(values[method]) for method in methods]
         print(f"| {table} | {' | '.join(cells)} |")
@@ -170,21 +141,21 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--epochs", type=int, default=500)
     arguments = parser.parse_args()
-    warnings.filterwarnings("ignore", module="lightning")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    silence_lightning()
     print_machine()
     plan = [(t, m, s) for t in arguments.tables for s in arguments.seeds for m in arguments.methods]
     records: dict[str, dict[str, dict[int, Record]]] = {}
     for number, (table, method, seed) in enumerate(plan, 1):
-        record = finished(arguments.folder, table, method, seed, arguments.epochs)
+        path = arguments.folder / table / f"{method}_seed{seed}.json"
+        record = kept(path, {"epochs": arguments.epochs})
         if record is None:
             record = run(table, method, seed, arguments.epochs, arguments.data_dir)
-            keep(record, arguments.folder, table, method, seed)
+            keep(path, record)
             print(f"{number}/{len(plan)}  {table}, {method}, seed {seed}: {record['seconds']:.0f} s", flush=True)
         records.setdefault(table, {}).setdefault(method, {})[seed] = record
-    for table, found in records.items():
+    for table, by_method in records.items():
         print(f"\n{table}, seeds {arguments.seeds}, {arguments.epochs} epochs")
-        print_table(rows_of(found))
+        print_table(rows_of(by_method))
     for key in ("rmse", "crps"):
         print_markdown(records, arguments.methods, key)
 

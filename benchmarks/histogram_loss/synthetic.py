@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from datamodules import SineDataModule
 from zoo import HistogramRegression, PointRegression
 
+from ..shared.runs import quiet_trainer
 from ..shared.timing import print_machine
 
 NAMES = {"l2": "tab:orange", "histogram loss": "tab:blue"}
@@ -67,33 +68,31 @@ def learn(name: str, offset: float, seed: int, arguments: argparse.Namespace) ->
     data = SineDataModule(arguments.frequency, offset, arguments.points, batch_size=arguments.points)
     rows = data.sets()[0]
     curves = Curves(rows.features, rows.targets)
-    quiet: Any = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = L.Trainer(
-        max_epochs=arguments.steps, log_every_n_steps=10, limit_val_batches=0, callbacks=[curves], accelerator="cpu",
-        enable_model_summary=False, **quiet,
-    )  # fmt: skip
+    trainer = quiet_trainer(
+        max_epochs=arguments.steps, log_every_n_steps=10, limit_val_batches=0, callbacks=[curves], accelerator="cpu"
+    )
     trainer.fit(module, datamodule=data)
     return curves, module.eval()
 
 
-def draw(found: dict[tuple[str, float], list[tuple[Curves, L.LightningModule]]], path: Path) -> None:
+def draw(runs: dict[tuple[str, float], list[tuple[Curves, L.LightningModule]]], path: Path) -> None:
     """Draw the curves, the gradients and the fits: a column for each offset.
 
     Args:
-        found: Name and offset to the runs of all seeds.
+        runs: Name and offset to the runs of all seeds.
         path: Of the picture.
     """
-    offsets = sorted({offset for _, offset in found})
+    offsets = sorted({offset for _, offset in runs})
     figure = Figure(figsize=(5 * len(offsets), 9), layout="constrained")
     axes = figure.subplots(3, len(offsets), squeeze=False, sharey="row")
     for column, offset in enumerate(offsets):
         for name, colour in NAMES.items():
-            runs = found[name, offset]
+            of_seeds = runs[name, offset]
             for row, key in ((0, "errors"), (1, "norms")):
-                for number, (curves, _) in enumerate(runs):
+                for number, (curves, _) in enumerate(of_seeds):
                     label = name if number == 0 else None
                     axes[row, column].plot(curves.steps, getattr(curves, key), color=colour, alpha=0.7, label=label)
-            curves, module = runs[0]
+            curves, module = of_seeds[0]
             with torch.no_grad():
                 axes[2, column].plot(curves.x[:, 0], module(curves.x) - offset, color=colour, label=name)
         axes[2, column].plot(curves.x[:, 0], curves.y - offset, color="black", linewidth=0.8, label="label")
@@ -122,18 +121,18 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="file for the picture")
     arguments = parser.parse_args()
     print_machine()
-    found = {
+    runs = {
         (name, offset): [learn(name, offset, seed, arguments) for seed in arguments.seeds]
         for offset in arguments.offsets
         for name in NAMES
     }
     print(f"training error after {arguments.steps} steps, seeds {arguments.seeds}; median norm of the gradient")
-    for (name, offset), runs in found.items():
-        errors = "  ".join(f"{curves.errors[-1]:.2e}" for curves, _ in runs)
-        norms = statistics.median(norm for curves, _ in runs for norm in curves.norms)
+    for (name, offset), of_seeds in runs.items():
+        errors = "  ".join(f"{curves.errors[-1]:.2e}" for curves, _ in of_seeds)
+        norms = statistics.median(norm for curves, _ in of_seeds for norm in curves.norms)
         print(f"offset {offset:4g}  {name:15}  {errors}   {norms:.2e}")
     if arguments.picture:
-        draw(found, arguments.picture)
+        draw(runs, arguments.picture)
 
 
 if __name__ == "__main__":

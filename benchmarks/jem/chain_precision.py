@@ -49,9 +49,7 @@ def main() -> None:
         before = [record["calibration"]["before"] for record in records]
         mass = [record["ood"]["far_mean"]["approximate_mass"]["auroc"] for record in records]
         columns[precision] = [
-            spread([figures["accuracy"] for figures in before]),
-            spread([figures["nll"] for figures in before]),
-            spread([figures["ece"] for figures in before]),
+            *(spread([metrics[key] for metrics in before]) for key in ("accuracy", "nll", "ece")),
             spread(mass),
             spread(distances, 3),
             spread([record["notes"]["recoveries from divergence"] for record in records], 0),

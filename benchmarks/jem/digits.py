@@ -11,7 +11,7 @@ from typing import Any
 
 from callbacks.report import render
 
-from ..shared.runs import figures, print_table, run, spread
+from ..shared.runs import calibration_table, print_table, run, spread
 from ..shared.timing import print_machine
 
 MODELS = ("JEM", "Classifier")
@@ -48,7 +48,7 @@ def main() -> None:
     print()
     print_table(detection(records))
     print()
-    print_table(figures(records))
+    print_table(calibration_table(records))
     print(f"\nreport: {report}")
 
 

@@ -33,8 +33,8 @@ class PlainBlock(nn.Module):
         """What the next block gets."""
         hidden = self.body(x)
         passed_on = self.passing_on(hidden)
-        wanted = similarities(functional.one_hot(y, 10).float()).detach()
-        similarity = functional.mse_loss(similarities(self.similarity(hidden)), wanted)
+        target = similarities(functional.one_hot(y, 10).float()).detach()
+        similarity = functional.mse_loss(similarities(self.similarity(hidden)), target)
         prediction = functional.cross_entropy(self.classifier(hidden), y)
         loss = 0.01 * prediction + 0.99 * similarity
         self.losses += loss.item()

@@ -1,16 +1,14 @@
 """Memory of a training step of local error signals: ``python -m benchmarks.local_error.memory``.
 
-Two figures for each form, on VGG8B with predsim: the most bytes that autograd held at any moment for backward passes,
+Two numbers for each form, on VGG8B with predsim: the most bytes that autograd held at any moment for backward passes,
 parameters left out; and what the whole process needed at its peak more than before the network was made. Then the
 first of them for networks of 4 to 16 equal blocks, as a table and as a picture.
 """
 
 import argparse
-import logging
 import resource
 import subprocess
 import sys
-import warnings
 import weakref
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -24,6 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from zoo import LocalErrorSignals
 
+from ..shared.runs import quiet_trainer, silence_lightning
 from ..shared.timing import print_machine
 from .loop import PlainVGG8B
 
@@ -97,10 +96,8 @@ def train(module: L.LightningModule, size: int) -> HeldBytes:
     """Two steps of a module inside ``Trainer.fit``; in the second, Adam's moments exist too."""
     x, y = images(size)
     batches = DataLoader(TensorDataset(x.repeat(2, 1, 1, 1), y.repeat(2)), size)
-    quiet: Any = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = L.Trainer(max_epochs=1, devices=1, enable_model_summary=False, **quiet)
     with HeldBytes(module.parameters()) as held:
-        trainer.fit(module, batches)
+        quiet_trainer(max_epochs=1, devices=1).fit(module, batches)
     assert held.current == 0, "a graph outlived its step"
     return held
 
@@ -111,7 +108,7 @@ def local_error_signals(form: Any, network: str, **network_args: Any) -> LocalEr
 
 
 def measure(form: str, size: int) -> None:
-    """Print both figures of one form; it needs a process of its own, because a process knows its highest peak only."""
+    """Print both numbers of one form; it needs a process of its own, because a process knows its highest peak only."""
     start = process_peak()
     if form == "official":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -122,8 +119,8 @@ def measure(form: str, size: int) -> None:
     else:
         module = local_error_signals(form, "VGG8B")
         held = train(module, size)
-    figures = held.peak / MIB, (process_peak() - start) / MIB
-    print(f"{form:9}  held by autograd {figures[0]:6.0f} MiB  process {figures[1]:6.0f} MiB over its start")
+    autograd, process = held.peak / MIB, (process_peak() - start) / MIB
+    print(f"{form:9}  held by autograd {autograd:6.0f} MiB  process {process:6.0f} MiB over its start")
 
 
 def sweep(depths: Sequence[int], size: int, path: Path) -> None:
@@ -153,8 +150,7 @@ def main() -> None:
     parser.add_argument("--sweep-batch-size", type=int, default=32)
     parser.add_argument("--picture", type=Path, default=Path("benchmarks/local_error/results/memory.png"))
     arguments = parser.parse_args()
-    warnings.filterwarnings("ignore", module="lightning")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    silence_lightning()
     if arguments.form:
         measure(arguments.form, arguments.batch_size)
         return

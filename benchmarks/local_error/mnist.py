@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..shared.runs import figures, print_table, run, spread
+from ..shared.runs import calibration_table, print_table, run, spread
 from ..shared.timing import print_machine
 
 SETTINGS = Path(__file__).resolve().parents[2] / "zoo" / "local_error" / "paper_mnist.yaml"
@@ -55,7 +55,7 @@ def main() -> None:
         for name, runs in records.items()
     }
     print(f"\nseeds {arguments.seeds}, {arguments.epochs} epochs")
-    rows = figures(records)
+    rows = calibration_table(records)
     print_table(
         [
             rows[0],

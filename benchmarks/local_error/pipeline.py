@@ -22,6 +22,7 @@ from zoo import LocalErrorSignals
 from zoo.local_error import PipelineStrategy
 from zoo.local_error.pipeline import multiplications, stages
 
+from ..shared.runs import quiet_trainer
 from ..shared.timing import print_machine, print_ratios
 
 CASES = {  # processes, threads of each
@@ -56,15 +57,14 @@ def build(network: str) -> LocalErrorSignals:
 
 
 def train(processes: int, arguments: argparse.Namespace) -> None:
-    """One turn, in a process of its own."""
+    """Train for one turn, in a process of its own."""
     images = (WARMUP + arguments.batches + 1) * arguments.batch_size
     data = TensorDataset(torch.rand(images, 3, 32, 32) * 2 - 1, torch.arange(images) % 10)
     strategy: Any = PipelineStrategy(start_method="fork") if processes > 1 else "auto"
-    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = L.Trainer(
-        max_epochs=1, accelerator="cpu", devices=processes, strategy=strategy, log_every_n_steps=0,
-        enable_model_summary=False, callbacks=[Clock(arguments.file, arguments.batches)], **quiet,
-    )  # fmt: skip
+    clock = Clock(arguments.file, arguments.batches)
+    trainer = quiet_trainer(
+        max_epochs=1, accelerator="cpu", devices=processes, strategy=strategy, log_every_n_steps=0, callbacks=[clock]
+    )
     trainer.fit(build(arguments.network), DataLoader(data, arguments.batch_size))
 
 
@@ -87,11 +87,11 @@ def main() -> None:
     slowest = max(sum(costs[number] for number in stage) for stage in placed) / sum(costs)
     print(f"{arguments.network}, batch size {arguments.batch_size}, blocks {[len(stage) for stage in placed]}")
     print(f"the slowest stage has {slowest:.1%} of the multiplications: at most {1 / slowest:.2f} times one thread")
-    figures: dict[str, list[float]] = {name: [] for name in CASES}
+    speeds: dict[str, list[float]] = {name: [] for name in CASES}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(arguments.rounds):
             for name, (_, threads) in CASES.items():
-                file = Path(folder, "figure")
+                file = Path(folder, "speed")
                 command = [sys.executable, "-m", "benchmarks.local_error.pipeline", *sys.argv[1:]]
                 environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""}
                 done = subprocess.run(
@@ -100,9 +100,9 @@ def main() -> None:
                 )  # fmt: skip
                 if done.returncode:
                     raise SystemExit(done.stderr)
-                figures[name].append(float(file.read_text()))
+                speeds[name].append(float(file.read_text()))
                 file.unlink()
-    print_ratios(figures, "images/s")
+    print_ratios(speeds, "images/s")
 
 
 if __name__ == "__main__":

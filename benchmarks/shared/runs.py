@@ -1,9 +1,11 @@
 """Runs that go on where they were stopped, and the tables of their metrics."""
 
 import json
+import logging
 import os
 import statistics
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,34 @@ from callbacks.report import load_record
 from train import main as train
 
 Record = dict[str, Any]
+QUIET: Record = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+QUIET_FLAGS = [  # the same for `train.py`, whose recipes have callbacks and a validation
+    *(f"--trainer.{name}=false" for name in QUIET),
+    "--trainer.callbacks=null",
+    "--trainer.log_every_n_steps=0",
+    "--trainer.limit_val_batches=0",
+]
+
+
+def quiet_trainer(**arguments: Any) -> L.Trainer:
+    """A trainer that writes no file and prints nothing, with further arguments of ``Trainer``."""
+    return L.Trainer(**{**QUIET, **arguments})
+
+
+def silence_lightning() -> None:
+    """Let Lightning print errors only, in this process."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*(does not have many workers|treespec, LeafSpec|no `val_dataloader`).*")
 
 
 def kept(path: Path, expected: Record) -> Record | None:
-    """A run that was made before, if there is one.
+    """The record of a run that was made before, or None.
 
     Raises:
         SystemExit: It was made with other settings.
@@ -38,7 +64,7 @@ def keep(path: Path, record: Record) -> None:
     unfinished.replace(path)
 
 
-def run(model: str, seed: int, folder: Path, *overrides: str) -> tuple[dict[str, Any], L.LightningModule]:
+def run(model: str, seed: int, folder: Path, *overrides: str) -> tuple[Record, L.LightningModule]:
     """Train one model by its recipe, test its last weights, and return the record of the run and the module.
 
     Args:
@@ -73,7 +99,7 @@ def run(model: str, seed: int, folder: Path, *overrides: str) -> tuple[dict[str,
 
 
 def spread(values: list[float | None], digits: int = 4) -> str:
-    """Mean of a figure over the seeds, with its standard deviation where there are several."""
+    """Mean of a metric over the seeds, with its standard deviation where there are several."""
     known = [value for value in values if value is not None]
     if not known:
         return "-"
@@ -90,7 +116,7 @@ def print_table(rows: list[list[str]]) -> None:
         )
 
 
-def figures(records: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
+def calibration_table(records: dict[str, list[Record]]) -> list[list[str]]:
     """Accuracy, NLL and ECE of each model, before and after temperature."""
     rows = [["", *records]]
     for title, stage, key in [

@@ -5,12 +5,10 @@ images per second of CPU time, and the ratio of them to the first contestant's [
 """
 
 import argparse
-import logging
 import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import lightning as L
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,6 +19,7 @@ from torchvision.transforms import v2
 from datamodules import MNISTDataModule
 from datamodules.shared.augment import normalise, random_crop
 
+from ..shared.runs import quiet_trainer, silence_lightning
 from ..shared.timing import alternate, print_machine, print_ratios
 
 BATCH = 256
@@ -34,8 +33,7 @@ def ours(data_dir: str, augment: bool) -> Epoch:
     """One epoch of our data module with its hook on each batch, as the Trainer calls it."""
     data = MNISTDataModule(data_dir, batch_size=BATCH, val_split=0, augment=augment)
     loader = data.train_dataloader()
-    quiet: Any = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    data.trainer = L.Trainer(accelerator="cpu", devices=1, **quiet)
+    data.trainer = quiet_trainer(accelerator="cpu", devices=1)
     data.trainer.training = True
     return len(loader) * BATCH, lambda: exhaust(data.on_after_batch_transfer(batch, 0) for batch in loader)
 
@@ -112,7 +110,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    silence_lightning()
     data_dir = arguments.data_dir
     print_machine()
     print(f"batch {BATCH}, {arguments.rounds} rounds\n")

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from callbacks import CalibrationEvaluation, OODEvaluation, Randomness, Report
 from zoo import Classifier
 
+from ..shared.runs import quiet_trainer
 from ..shared.timing import print_machine, print_ratios
 
 
@@ -64,8 +65,7 @@ def raw_loop(width: int, loader: DataLoader[tuple[Tensor, ...]]) -> float:
 def bare_trainer(width: int, loader: DataLoader[tuple[Tensor, ...]]) -> float:
     """CPU seconds of the Trainer with everything off."""
     clock = Clock()
-    off: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = L.Trainer(max_epochs=1, accelerator="cpu", callbacks=[clock], enable_model_summary=False, **off)
+    trainer = quiet_trainer(max_epochs=1, accelerator="cpu", callbacks=[clock])
     trainer.fit(Classifier(network_args={"width": width}), loader)
     return clock.seconds
 

@@ -92,14 +92,14 @@ def resources(folder: Path) -> dict[str, float]:
 
 def sizes(folder: Path) -> dict[Path, int]:
     """The bytes of each file in a folder but for the measurements' own."""
-    found = {}
+    of_files = {}
     for path in folder.rglob("*"):
         try:
             if path.is_file() and not path.name.startswith("soak."):
-                found[path.relative_to(folder)] = path.stat().st_size
+                of_files[path.relative_to(folder)] = path.stat().st_size
         except FileNotFoundError:  # a checkpoint that was replaced at this moment
             continue
-    return found
+    return of_files
 
 
 def slope(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:

@@ -5,16 +5,14 @@ loss with four hidden layers of 64: inside ``Trainer.fit``, and in a bare loop. 
 """
 
 import argparse
-import logging
-from typing import Any
 
-import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
 from datamodules.tables.base import RowSet, TabularDataModule
 from zoo import HistogramRegression
 
+from ..shared.runs import quiet_trainer, silence_lightning
 from ..shared.timing import alternate, print_machine, print_ratios
 
 ROWS, FEATURES, BATCH = 17_000, 12, 256
@@ -22,9 +20,9 @@ ROWS, FEATURES, BATCH = 17_000, 12, 256
 
 def fit(loader: DataLoader) -> None:
     """One epoch by the trainer, its start and end included."""
-    quiet: Any = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = L.Trainer(max_epochs=1, accelerator="cpu", devices=1, enable_model_summary=False, **quiet)
-    trainer.fit(HistogramRegression(FEATURES, hidden=[64] * 4, low=-5, high=5), loader)
+    quiet_trainer(max_epochs=1, accelerator="cpu", devices=1).fit(
+        HistogramRegression(FEATURES, hidden=[64] * 4, low=-5, high=5), loader
+    )
 
 
 def bare_loop(loader: DataLoader) -> None:
@@ -42,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    silence_lightning()
     torch.set_num_threads(1)
     print_machine()
     torch.manual_seed(0)

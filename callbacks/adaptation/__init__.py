@@ -1,5 +1,6 @@
 """Domain adaptation judged without a label of the target: validators, proxy distance, decision regions."""
 
+from . import report as report  # adds the room's section to the report
 from .callback import AdaptationEvaluation
 from .decision_regions import DecisionRegions
 from .density_ratio import density_ratio

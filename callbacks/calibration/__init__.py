@@ -1,5 +1,6 @@
 """Calibration of classifiers: errors by bins, proper scores, temperature scaling."""
 
+from . import report as report  # adds the room's section to the report
 from .callback import CalibrationEvaluation
 from .metrics import (
     Bins,

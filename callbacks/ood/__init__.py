@@ -1,5 +1,6 @@
 """Out-of-distribution detection: scores of logits and features, and the metrics that judge them."""
 
+from . import report as report  # adds the room's section to the report
 from .callback import OODEvaluation
 from .feature_scores import (
     ash_s,

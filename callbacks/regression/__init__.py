@@ -1,5 +1,6 @@
 """Calibration of regressors: CRPS, quantiles, intervals, isotonic recalibration."""
 
+from . import report as report  # adds the room's section to the report
 from .callback import RegressionCalibration
 from .metrics import (
     Recalibration,

@@ -6,6 +6,7 @@ from html import escape
 from typing import Any
 
 from ..shared.html import Figures, Record, Runs, details, formatted, gallery, number, per_run, section, table
+from ..shared.sections import Column, Section, Value, add_section
 from .figures import fan_figure, pit_figure, quantile_figure
 
 NOTE = (
@@ -16,7 +17,7 @@ NOTE = (
     "many labels. Intervals: test rows sorted by prediction (line), with their labels (dots) and central intervals, "
     "whose mean width and Winkler score stand in the table."
 )
-FIGURES = {
+METRICS = {
     "rmse": "RMSE of the mean",
     "mae": "MAE of the mean",
     "crps": "CRPS",
@@ -28,20 +29,20 @@ FIGURES = {
 
 
 def regression_section(runs: Runs, draw: Figures) -> str:
-    """For each run the calibration curve, the PIT histogram, the fans, and tables of all figures."""
+    """For each run the calibration curve, the PIT histogram, the fans, and tables of all metrics."""
     judged = {name: record for name, record in runs.items() if record.get("regression")}
     if not judged:
         return ""
 
     def judgement(record: Record) -> str:
         results = record["regression"]
-        return _intervals(results) + _law(results) + gallery(_pictures(results, draw), "pairs")
+        return _intervals(results) + _family(results) + gallery(_pictures(results, draw), "pairs")
 
     return section(
         "Predictive distributions",
         NOTE,
         per_run(judged, judgement),
-        details("All figures", per_run(judged, lambda record: _figures(record["regression"]))),
+        details("All metrics", per_run(judged, lambda record: _metrics(record["regression"]))),
     )
 
 
@@ -57,7 +58,7 @@ def _pictures(results: Mapping[str, Any], draw: Figures) -> Iterator[str]:
         yield draw(fan_figure(results, [part]), label, f"Intervals {part} recalibration")
 
 
-def _law(results: Mapping[str, Any]) -> str:
+def _family(results: Mapping[str, Any]) -> str:
     text = f"Family of the predictive distributions: {results['law']}; {results['samples']:,} test labels"
     if fit := results.get("recalibration"):
         text += f"; recalibrated on {fit['samples']:,} validation labels"
@@ -81,10 +82,10 @@ def _intervals(results: Mapping[str, Any]) -> str:
     return table(head, rows)
 
 
-def _figures(results: Mapping[str, Any]) -> str:
+def _metrics(results: Mapping[str, Any]) -> str:
     parts = _parts(results)
     rows = []
-    for key, label in FIGURES.items():
+    for key, label in METRICS.items():
         cells = f"<th>{escape(label)}</th>"
         for part in parts.values():
             error = part.get(f"{key}_error")
@@ -101,8 +102,22 @@ def _figures(results: Mapping[str, Any]) -> str:
     return table(["", *parts], rows) + note
 
 
+def regression_values(regression: Mapping[str, Any]) -> dict[str, Value]:
+    """The columns of the summary table; infinite metrics, which a record has as None, are left out."""
+    names = {"rmse": "rmse", "mae": "mae", "crps": "crps", "density_nll": "nll", "qce": "qce"}
+    entries = {key: (regression["before"], name) for key, name in names.items()}
+    if after := regression.get("after"):
+        entries |= {"crps_after": (after, "crps"), "qce_after": (after, "qce")}
+    errors = {key: part.get(f"{name}_error") for key, (part, name) in entries.items()}
+    return {
+        key: Value(part[name], math.nan if errors[key] is None else errors[key])
+        for key, (part, name) in entries.items()
+        if part[name] is not None
+    }
+
+
 def regression_sentences(results: Mapping[str, Any], alone: bool) -> list[str]:
-    """What the errors and the calibration of a regressor say, in sentences."""
+    """What the errors and the calibration of a regressor say."""
     before, after, samples = results["before"], results.get("after"), results["samples"]
     sentences = []
     if alone:
@@ -132,3 +147,32 @@ def regression_sentences(results: Mapping[str, Any], alone: bool) -> list[str]:
         verb = "label has" if none == 1 else "labels have"
         sentences.append(f"{none:,} {verb} a predicted density of zero, so that the NLL is infinite.")
     return sentences
+
+
+NOTE_ON_COLUMNS = (
+    "RMSE, MAE and CRPS in the units of the label; NLL of the predicted density in nats; QCE is the quantile "
+    "calibration error, mean |coverage &minus; level|; “after R” is recalibrated on validation data."
+)
+COLUMNS = {
+    "rmse": Column("RMSE", False, None, "has the lower RMSE", note=NOTE_ON_COLUMNS),
+    "mae": Column("MAE", False, None, "has the lower MAE"),
+    "crps": Column("CRPS", False, None, "has the lower CRPS"),
+    "crps_after": Column(
+        "CRPS after R", False, None, "has the lower CRPS after recalibration", "CRPS after recalibration"
+    ),
+    "density_nll": Column("NLL of density", False, 3, "has the lower NLL", "NLL"),
+    "qce": Column(
+        "QCE", False, 4, "has the lower quantile calibration error (no interval)", "Quantile calibration error"
+    ),
+    "qce_after": Column("QCE after R", False, 4),
+}
+add_section(
+    Section(
+        30,
+        ("regression",),
+        regression_section,
+        columns=COLUMNS,
+        values=regression_values,
+        sentences=regression_sentences,
+    )
+)

@@ -1,6 +1,5 @@
 """The callback that gathers a run's record and writes the page."""
 
-import base64
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,34 +8,18 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from ..adaptation.callback import AdaptationEvaluation
-from ..adaptation.decision_figure import decision_regions_figure
-from ..adaptation.decision_regions import DecisionRegions
-from ..calibration.callback import CalibrationEvaluation
-from ..disentanglement.callback import DisentanglementEvaluation
-from ..disentanglement.latents import LatentPictures
-from ..disentanglement.report import latent_pictures
-from ..generation.samples import SampleGrid
-from ..ood.callback import OODEvaluation
-from ..regression.callback import RegressionCalibration
-from ..shared.loggers import define_summaries, figure_png, png, run_folder
-from ..similarity.callback import SimilarityMatrices
-from ..similarity.report import similarity_pictures
+from ..shared.loggers import define_summaries, run_folder
+from ..shared.sections import Reported, sections
 from .page import render
 from .record import Record, describe, plain, save_record, thinned
-
-PARTS = (
-    *("calibration", "regression", "adaptation", "decision_regions", "disentanglement", "latents"),
-    *("ood", "samples", "similarity"),
-)
 
 
 class Report(Callback):
     """Writes ``report.html`` and ``report.json`` at the end of a fit and of a test.
 
-    The page holds what is there: configuration, learning curves, and the results of `CalibrationEvaluation`,
-    `RegressionCalibration`, `AdaptationEvaluation`, `DecisionRegions`, `DisentanglementEvaluation`, `LatentPictures`,
-    `OODEvaluation`, `SimilarityMatrices` and `SampleGrid` if they are among the trainer's callbacks. A module can add
+    The page holds what is there: configuration, learning curves, samples, and the results of every callback that has
+    ``report_key: str`` and ``report_results() -> dict``, one of your own too. Such a dict holds numbers, texts,
+    matplotlib figures and PNG files (bytes); a page shows a table of the values and the pictures. A module can add
     lines of its own with ``report_notes() -> dict[str, str | int | float]``. The learning curves are kept in
     checkpoints, so a test in a fresh process shows them up to its checkpoint. W&B keeps best values in its summary.
 
@@ -56,7 +39,7 @@ class Report(Callback):
         self._started = 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Fail now rather than after the run if the folder cannot be written."""
+        """Raise an ``OSError`` now rather than after the run if the folder cannot be written."""
         define_summaries(trainer)
         if _writes(trainer):
             folder = self._folder(trainer)
@@ -70,30 +53,30 @@ class Report(Callback):
         return {"history": self._history, "seconds": self._elapsed("fit")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Hold the state until it is known whether this is a fit or a test."""
+        """Keep the state for the start of a fit or of a test, which use it differently."""
         self._restored = state_dict
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on with the restored learning curves, or start new ones."""
+        """Continue the restored learning curves, or start new ones."""
         self._history = list(self._restored.get("history", []))
         self._seconds = dict(self._restored.get("seconds", {}))
         self._earlier, self._restored = self._restored.get("seen", []), {}
         self._started = time.monotonic()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep which metrics an earlier epoch logged: in the middle of one, no other hook tells a resumed run."""
+        """Save which metrics earlier epochs logged: a run resumed within an epoch cannot tell them from new ones."""
         metrics = trainer.callback_metrics
         checkpoint["callbacks"][self.state_key]["seen"] = [
             key for key in metrics if self._seen.get(key) is metrics[key]
         ]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Know them again."""
+        """Restore which metrics earlier epochs logged."""
         self._seen = {key: value for key, value in trainer.callback_metrics.items() if key in self._earlier}
         self._earlier = []
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What is there now was logged by an earlier epoch."""
+        """Note which metrics earlier epochs logged."""
         self._seen = dict(trainer.callback_metrics)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -147,52 +130,26 @@ class Report(Callback):
         save_record(record, folder / "report.json")
         (folder / "report.html").write_text(render([record]), encoding="utf-8")
 
-    def _collect(self, trainer: Trainer, pl_module: LightningModule) -> Record:
-        found: Record = dict.fromkeys(PARTS)
-        for callback in _callbacks(trainer):
-            if isinstance(callback, CalibrationEvaluation):
-                found["calibration"] = callback.results or None
-            elif isinstance(callback, RegressionCalibration):
-                found["regression"] = callback.results or None
-            elif isinstance(callback, AdaptationEvaluation):
-                found["adaptation"] = callback.results or None
-            elif isinstance(callback, DecisionRegions) and callback.results:
-                figure = decision_regions_figure({type(pl_module).__name__: callback.results})
-                found["decision_regions"] = base64.b64encode(figure_png(figure)).decode()
-            elif isinstance(callback, DisentanglementEvaluation):
-                found["disentanglement"] = callback.results or None
-            elif isinstance(callback, LatentPictures) and callback.results:
-                found["latents"] = latent_pictures(callback.results)
-            elif isinstance(callback, OODEvaluation):
-                found["ood"] = callback.results or None
-            elif isinstance(callback, SampleGrid) and callback.grid is not None:
-                found["samples"] = base64.b64encode(png(callback.grid)).decode()
-            elif isinstance(callback, SimilarityMatrices) and callback.results:
-                found["similarity"] = similarity_pictures(callback.results)
-        held = (
-            "calibration/",
-            "ood/",
-            "similarity/",
-            "adaptation/",
-            "disentanglement/",
-            "latents/",
-        )  # their figures are in the results
-        metrics = {key: value for key, value in trainer.callback_metrics.items() if not key.startswith(held)}
+    def _collect(self, trainer: Any, pl_module: LightningModule) -> Record:
+        parts: Record = dict.fromkeys(key for section in sections() for key in section.keys)
+        own: Record = {}
+        for callback in trainer.callbacks:
+            if isinstance(callback, Reported) and (results := callback.report_results()):
+                (parts if callback.report_key in parts else own)[callback.report_key] = results
+        in_results = tuple(f"{key}/" for key in (*parts, *own))
+        metrics = {key: value for key, value in trainer.callback_metrics.items() if not key.startswith(in_results)}
         record = describe(trainer, pl_module) | {
             "title": self.title or type(pl_module).__name__,
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": self._seconds,
             "history": self._history,
             "metrics": metrics,
+            "results": own,
         }
-        return plain(record | found)
+        return plain(record | parts)
 
     def _folder(self, trainer: Trainer) -> Path:
         return Path(self.folder) if self.folder else run_folder(trainer)
-
-
-def _callbacks(trainer: Any) -> list[Callback]:
-    return trainer.callbacks
 
 
 def _writes(trainer: Any) -> bool:

@@ -1,19 +1,29 @@
 """The page: run records in, one self-contained HTML document out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from ..adaptation.report import adaptation_section
-from ..calibration.report import calibration_section
-from ..disentanglement.report import disentanglement_section
-from ..ood.report import best_score, ood_section
-from ..regression.report import regression_section
-from ..shared.html import Figures, Record, Runs, details, document, duration, gallery, number, per_run, section, table
-from ..similarity.report import similarity_section
+from ..shared.html import (
+    Figures,
+    Record,
+    Runs,
+    details,
+    document,
+    duration,
+    gallery,
+    number,
+    per_run,
+    picture,
+    section,
+    table,
+)
+from ..shared.sections import sections
 from .curves import curve_groups, learning_curves_figure
-from .summary import SUMMARY, names, summary
+from .summary import named_runs, shown_columns, summary
 from .words import verdict
+
+PNG_START = "iVBORw0KGgo"  # of a PNG file in base64
 
 
 def render(records: Sequence[Record]) -> str:
@@ -32,23 +42,12 @@ def render(records: Sequence[Record]) -> str:
     """
     if not records:
         raise ValueError("expected at least one run record, got none")
-    runs = dict(zip(names(records), records, strict=True))
+    runs = named_runs(records)
     draw = Figures()
     title = " and ".join(runs) if len(runs) < 4 else f"{len(runs)} runs"
-    sections = (
-        _summary(runs),
-        _in_words(records),
-        _learning_curves(runs, draw),
-        calibration_section(runs, draw),
-        adaptation_section(runs, draw),
-        regression_section(runs, draw),
-        disentanglement_section(runs, draw),
-        ood_section(runs, draw),
-        similarity_section(runs),
-        _samples(runs),
-        _configuration(runs),
-    )
-    return document(title, _meta(runs), sections)
+    parts = [_summary(runs), _in_words(records), _learning_curves(runs, draw)]
+    parts += [part.html(runs, draw) for part in sections()]
+    return document(title, _meta(runs), [*parts, *_own_results(runs), _configuration(runs)])
 
 
 def _meta(runs: Runs) -> str:
@@ -77,45 +76,28 @@ def _in_words(records: Sequence[Record]) -> str:
 
 def _summary(runs: Runs) -> str:
     values_of = {name: summary(record) for name, record in runs.items()}
-    columns = [key for key in SUMMARY if any(key in values for values in values_of.values())]
+    columns = shown_columns(runs)
     if not columns:
         return ""
     best = {}
-    for key in columns:
-        larger = SUMMARY[key].larger_is_better
+    for key, column in columns.items():
         shown = [values[key].value for values in values_of.values() if key in values]
-        if larger is not None and len(shown) > 1:
-            best[key] = number(max(shown) if larger else min(shown), SUMMARY[key].digits)
+        if column.larger_is_better is not None and len(shown) > 1:
+            best[key] = number(max(shown) if column.larger_is_better else min(shown), column.digits)
     rows = []
     for name, values in values_of.items():
         cells = []
-        for key in columns:
-            text = number(values[key].value if key in values else None, SUMMARY[key].digits)
+        for key, column in columns.items():
+            value = values.get(key)
+            text, remark = number(value and value.value, column.digits), value.remark if value else ""
             mark = ' class="best"' if best.get(key) == text else ""
-            ood = runs[name].get("ood")
-            score = best_score(ood) if key in ("near", "far") and ood else None
-            cells.append(f"<td{mark}>{text}{f'<small>{escape(score)}</small>' if score else ''}</td>")
+            cells.append(f"<td{mark}>{text}{f'<small>{escape(remark)}</small>' if remark else ''}</td>")
         rows.append(f"<th>{escape(name)}</th>{''.join(cells)}")
-    notes = []
-    if any(key in columns for key in ("accuracy", "near", "far")):
-        notes.append(
-            "NLL in nats; Brier summed over classes; ECE in equal-width bins of the top confidence; T is the "
-            "temperature fitted on validation data, and “after T” is with it. AUROC of the score that is best on "
-            "average over all OOD sets, a choice made with hindsight."
-        )
-    if "target_accuracy" in columns:
-        notes.append("Target: the shifted test set, or the mean over several, with the temperature of the source.")
-    if "rmse" in columns:
-        notes.append(
-            "RMSE, MAE and CRPS in the units of the label; NLL of the predicted density in nats; QCE is the quantile "
-            "calibration error, mean |coverage &minus; level|; “after R” is recalibrated on validation data."
-        )
-    if any(key in columns for key in ("mig", "dci_disentanglement", "factor_vae", "sap")):
-        notes.append("MIG, DCI, FactorVAE score and SAP are those of the posterior means, official settings.")
+    notes = list(dict.fromkeys(column.note for column in columns.values() if column.note))
     if len(runs) > 1:
-        notes.append("The best figure of a column is marked.")
-    kind = "many" if "target_accuracy" in columns else ""
-    return section("Summary", " ".join(notes), table(["", *(SUMMARY[key].heading for key in columns)], rows, kind))
+        notes.append("The best value of a column is marked.")
+    head = ["", *(column.heading for column in columns.values())]
+    return section("Summary", " ".join(notes), table(head, rows, "many" if "target_accuracy" in columns else ""))
 
 
 def _learning_curves(runs: Runs, draw: Figures) -> str:
@@ -129,14 +111,36 @@ def _learning_curves(runs: Runs, draw: Figures) -> str:
     return section("Learning curves", "", per_run(runs, curves))
 
 
-def _samples(runs: Runs) -> str:
-    figures = []
-    for name, record in runs.items():
-        if record.get("samples"):
-            caption = f"<figcaption>{escape(name)}</figcaption>" if len(runs) > 1 else ""
-            source = f"data:image/png;base64,{escape(record['samples'])}"
-            figures.append(f'<figure>{caption}<img alt="samples of {escape(name)}" src="{source}"></figure>')
-    return section("Samples", "Drawn by the model itself.", gallery(figures))
+def _own_results(runs: Runs) -> Iterator[str]:
+    """A section for each callback that no room has a section for: a table of its values, and its pictures."""
+    own = {name: record.get("results") or {} for name, record in runs.items()}
+    for key in dict.fromkeys(key for results in own.values() for key in results):
+        values = {name: _flat(results.get(key, {})) for name, results in own.items()}
+        rows, pictures = [], []
+        for label in dict.fromkeys(label for of_run in values.values() for label in of_run):
+            of_runs = {name: of_run.get(label) for name, of_run in values.items()}
+            drawn = {name: str(value) for name, value in of_runs.items() if str(value).startswith(PNG_START)}
+            for name, png in drawn.items():
+                caption = " ".join(part for part in (label, f"({name})" if len(runs) > 1 else "") if part)
+                pictures.append(picture(png, caption or key, escape(caption)))
+            if not drawn:
+                cells = "".join(f"<td>{_cell(value)}</td>" for value in of_runs.values())
+                rows.append(f"<th>{escape(label)}</th>{cells}")
+        numbers = table(["", *runs] if len(runs) > 1 else [], rows) if rows else ""
+        title = key[:1].upper() + key[1:].replace("_", " ")
+        yield section(escape(title), "", numbers, gallery(pictures))
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Nested results as one dict with names like "group/metric"."""
+    if not isinstance(value, Mapping):
+        return {path: value}
+    parts = (_flat(part, f"{path}/{name}" if path else name) for name, part in value.items())
+    return {name: leaf for part in parts for name, leaf in part.items()}
+
+
+def _cell(value: Any) -> str:
+    return number(value, None) if value is None or isinstance(value, float) else escape(str(value))
 
 
 def _configuration(runs: Runs) -> str:

@@ -1,5 +1,6 @@
 """The run record: everything the page shows, as plain JSON."""
 
+import base64
 import json
 import math
 import os
@@ -12,7 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from matplotlib.figure import Figure
 from torch import Tensor
+
+from ..shared.loggers import figure_png
 
 Record = dict[str, Any]
 FORMAT = 1
@@ -21,7 +25,14 @@ PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "numpy")
 
 
 def plain(value: Any) -> Any:
-    """Reduce a value to what strict JSON holds: numbers that are not finite become ``None``, objects text."""
+    """Reduce a value to what strict JSON holds.
+
+    Numbers that are not finite become ``None``, figures and bytes base64 (a figure as PNG), other objects text.
+    """
+    if isinstance(value, Figure):
+        value = figure_png(value)
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
     if isinstance(value, Tensor):
         value = value.detach().cpu().tolist()
     elif isinstance(value, np.ndarray | np.generic):
@@ -45,9 +56,8 @@ def thinned(history: list[Record]) -> list[Record]:
     """
     if len(history) <= ROWS:
         return history
-    return [first | second for first, second in zip(history[:-1:2], history[1::2], strict=True)] + (
-        [history[-1]] if len(history) % 2 else []
-    )
+    pairs = [first | second for first, second in zip(history[:-1:2], history[1::2], strict=True)]
+    return pairs + history[2 * len(pairs) :]
 
 
 def describe(trainer: Trainer, pl_module: LightningModule) -> Record:

@@ -7,18 +7,18 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from .clean_stop import goes_on_from_here
+from ..shared.private_names import can_resume_from_here
 
 
 class MidEpochCheckpoint(ModelCheckpoint):
-    """Writes ``last-mid-epoch.ckpt`` every so often, beside the checkpoints that are written when an epoch ends.
+    """Writes ``last-mid-epoch.ckpt`` every few batches or minutes, beside the checkpoints of each epoch.
 
-    With `Randomness`, `KeptLogs` and the data modules of ``datamodules``, a run that goes on from it
-    (``--ckpt_path last``) ends like the uninterrupted one. Give it beside a ``ModelCheckpoint``, not for one.
+    With `Randomness`, `KeptLogs` and the data modules of ``datamodules``, a run that resumes from it
+    (``--ckpt_path last``) ends like the uninterrupted one. Use it beside a ``ModelCheckpoint``, not instead of one.
 
-    A checkpoint is put off for a batch or two rather than written where Lightning could not go on from it: in the
-    middle of an accumulation of gradients, which are lost; and after a batch that a validation or the end of the epoch
-    follows, which a resumed run would leave out.
+    A checkpoint is put off for a batch or two where Lightning could not resume from it: in the middle of an
+    accumulation of gradients, which are lost; and after a batch that a validation or the end of the epoch follows,
+    which a resumed run would leave out.
 
     Args:
         every_n_batches: Batches between two checkpoints, or None.
@@ -43,29 +43,24 @@ class MidEpochCheckpoint(ModelCheckpoint):
         self._due, self._written = False, time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The minutes begin."""
+        """Start the timer."""
         self._due, self._written = False, time.monotonic()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write it when it is due and Lightning can go on from here."""
-        loop = trainer.fit_loop
-        done = loop.epoch_loop.batch_progress.total.ready
-        self._due |= bool(self.every_n_batches) and done % (self.every_n_batches or 1) == 0
+        """Write the checkpoint if it is due and Lightning can resume from here."""
+        batches = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        if self.every_n_batches and batches % self.every_n_batches == 0:
+            self._due = True
         if self.every_n_minutes:
             late = time.monotonic() - self._written >= 60 * self.every_n_minutes
             self._due |= trainer.strategy.broadcast(late)
-        if not self._due or not goes_on_from_here(trainer):
-            return
-        trainer.save_checkpoint(Path(str(self.dirpath), "last-mid-epoch.ckpt"))
-        self._due, self._written = False, time.monotonic()
+        if self._due and can_resume_from_here(trainer):
+            trainer.save_checkpoint(Path(str(self.dirpath), "last-mid-epoch.ckpt"))
+            self._due, self._written = False, time.monotonic()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Nothing: other checkpoints are for this."""
+        """Do nothing: ``ModelCheckpoint`` writes here."""
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Nothing: other checkpoints are for this."""
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Nothing: other checkpoints are for this."""
+    on_validation_end = on_train_end = on_train_epoch_end

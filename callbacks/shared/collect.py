@@ -1,13 +1,14 @@
 """Per-sample values of whole data sets, the same on every process: each sample once, in the data set's order.
 
-Lightning's distributed sampler repeats samples to give every process as many, and figures like the AUROC are no
+Lightning's distributed sampler repeats samples to give every process as many, and metrics like the AUROC are no
 means over processes. So each row carries the key of its sample, rows are gathered, and of equal keys one is kept.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
@@ -57,12 +58,10 @@ class Collector:
 
     def gather(self) -> Table:
         """All rows of all processes, each sample once, in the order of the data set. A collective."""
-        table = {name: torch.cat([batch[name] for batch in self._batches]) for name in self._names()}
+        names = self._batches[0] if self._batches else ()
+        table = {name: torch.cat([batch[name] for batch in self._batches]) for name in names}
         self._batches = []
         return gather_rows(self.trainer, table)
-
-    def _names(self) -> list[str]:
-        return list(self._batches[0]) if self._batches else []
 
 
 def gather_rows(trainer: Trainer, table: Table) -> Table:
@@ -95,3 +94,10 @@ def gather_rows(trainer: Trainer, table: Table) -> Table:
     first = torch.ones(len(keys), dtype=torch.bool)
     first[1:] = keys[1:] != keys[:-1]
     return {name: column[order[first]] for name, column in table.items()}
+
+
+def log_identical(pl_module: LightningModule, metrics: Mapping[str, float]) -> None:
+    """Log metrics that every process computed from the same gathered rows."""
+    # Identical on every rank; `max` avoids rounding.
+    sync = pl_module.trainer.world_size > 1
+    pl_module.log_dict(metrics, reduce_fx="max", sync_dist=sync, add_dataloader_idx=False)

@@ -1,6 +1,6 @@
 """Runs validation or training data through a module during ``trainer.test``, in order and without augmentation.
 
-For what is fitted before it is judged: the temperature, the feature-based scores.
+Something is fitted on them before the module is judged: a temperature, a recalibration, scores of features.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,49 +12,74 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
-from torch.utils.data import (
-    DataLoader,
-    IterableDataset,
-)
+from torch.utils.data import DataLoader, IterableDataset
 
 from .batches import data_module, is_labelled, labelled_batch
 from .collect import Table, gather_rows
 from .samplers import _batch_size, _over, _probe, drawable, flatten_loaders, origin
 
 Stage = Literal["train", "val"]
-MOST_COMMON = 0.1  # share of the calibration inputs that may be test inputs too
+MOST_COMMON = 0.1  # largest share of the calibration inputs that may be test inputs too
 
 
-def find_loader(
-    trainer: Trainer,
-    pl_module: LightningModule,
-    stage: Stage,
-    is_set_up: bool,
-    accepts: Callable[[Any], bool] = is_labelled,
-) -> DataLoader | None:
-    """The data module's (or else the module's own) loader of labelled training or validation batches.
+class HeldOut:
+    """Labelled data on which a callback fits something before it judges a model.
 
-    Of several loaders the one that is called "labelled" or "source", else the first whose batches are ``(x, y)``.
+    Call `remember` in the callback's ``setup``, and in a run `find` and `run`.
 
     Args:
-        trainer: In its test run, which set up the data module for testing only.
-        pl_module: The module under test.
-        stage: Which loader.
-        is_set_up: Whether the data module went through ``setup("fit")`` already; a second time might draw
-            another split.
-        accepts: Which batches count as labelled.
-
-    Returns:
-        None where there is none.
+        stage: Whether training or validation data are looked for.
+        given: Loader to use instead.
+        accepts: Which batches can be read.
+        read: From such a batch to x and y.
     """
-    name = f"{stage}_dataloader"
-    data = data_module(trainer)
-    source = data if data is not None and is_overridden(name, data) else pl_module
-    if not is_overridden(name, source) or getattr(trainer, f"limit_{stage}_batches") == 0:
-        return None
-    if source is data and not is_set_up:
-        source.setup("fit")
-    return first_loader(getattr(source, name)(), accepts)
+
+    def __init__(
+        self,
+        stage: Stage,
+        given: DataLoader | None = None,
+        accepts: Callable[[Any], bool] = is_labelled,
+        read: Callable[[Any], tuple[Tensor, Tensor]] = labelled_batch,
+    ) -> None:
+        self.stage = stage
+        self.given = given
+        self._accepts = accepts
+        self._read = read
+        self._set_up: int | None = None
+
+    def remember(self, trainer: Trainer, stage: str) -> None:
+        """Note which data module went through ``setup("fit")``: a second time might draw another split."""
+        if stage == "fit":
+            self._set_up = id(data_module(trainer))
+
+    def find(self, trainer: Trainer, pl_module: LightningModule) -> DataLoader | None:
+        """The given loader, or else the data module's, or else the module's own.
+
+        Of several loaders the one that is called "labelled" or "source", else the first that is accepted. None where
+        there is none.
+        """
+        if self.given is not None:
+            return self.given
+        name = f"{self.stage}_dataloader"
+        data = data_module(trainer)
+        source = data if data is not None and is_overridden(name, data) else pl_module
+        if not is_overridden(name, source) or getattr(trainer, f"limit_{self.stage}_batches") == 0:
+            return None
+        if source is data and self._set_up != id(data):
+            source.setup("fit")
+        return first_loader(getattr(source, name)(), self._accepts)
+
+    def run(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        loader: DataLoader,
+        measure: Callable[[Tensor, Tensor], Table],
+        max_samples: int | None = None,
+    ) -> Table:
+        """`run_through` for the loader from `find`, of which the trainer's limits hold unless it was given."""
+        limit = 1.0 if self.given is not None else getattr(trainer, f"limit_{self.stage}_batches")
+        return run_through(trainer, pl_module, loader, measure, limit, max_samples, self._read)
 
 
 def first_loader(loaders: Any, accepts: Callable[[Any], bool] = is_labelled) -> DataLoader | None:
@@ -130,16 +155,13 @@ def _to_device(trainer: Trainer, pl_module: LightningModule, batch: Any, dataloa
 
 
 def refuse_same_data(calibration: DataLoader, test: Any, what: str, of: str = "the test set") -> None:
-    """Refuse calibration data that are drawn from the samples of the test loader.
+    """Raise a ``ValueError`` if a sample can be drawn by the loaders of calibration and test data.
 
     Args:
         calibration: Loader of the data on which something is fitted.
         test: Loader of the test set; nothing is refused where it is no ``DataLoader``.
         what: What is fitted, for the message.
         of: What the test loader holds, for the message.
-
-    Raises:
-        ValueError: A sample is in both.
     """
     if not isinstance(test, DataLoader):
         return
@@ -153,23 +175,20 @@ def refuse_same_data(calibration: DataLoader, test: Any, what: str, of: str = "t
 
 
 def refuse_same_samples(calibration: Tensor, test: Tensor, what: str, inputs: str = "test inputs") -> None:
-    """Refuse calibration data of which more than 10 % are test data, and warn of fewer.
+    """Raise a ``ValueError`` if more than 10 % of the calibration data are test data, and warn of fewer.
 
     Args:
         calibration: (N,) fingerprints.
         test: (M,) fingerprints.
         what: What is fitted, for the message.
         inputs: What the test inputs are, for the message.
-
-    Raises:
-        ValueError: More than 10 % are.
     """
-    known = int(torch.isin(calibration, test).sum())
-    found = f"{known} of {len(calibration)} calibration inputs are also {inputs}"
-    if known > MOST_COMMON * len(calibration):
-        raise ValueError(f"{found}, more than {MOST_COMMON:.0%}: {what} must be fitted on data held out from testing")
-    if known:
-        rank_zero_warn(f"{found}: {what} is fitted on data that are not all held out from testing")
+    common = int(torch.isin(calibration, test).sum())
+    text = f"{common} of {len(calibration)} calibration inputs are also {inputs}"
+    if common > MOST_COMMON * len(calibration):
+        raise ValueError(f"{text}, more than {MOST_COMMON:.0%}: {what} must be fitted on data held out from testing")
+    if common:
+        rank_zero_warn(f"{text}: {what} is fitted on data that are not all held out from testing")
 
 
 def _groups(trainer: Trainer, loader: DataLoader, limit: int | float, max_samples: int | None) -> list[list[int]]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -56,6 +56,21 @@ def gallery(figures: Iterable[str], kind: str = "") -> str:
     return f'<div class="figures {kind}">\n{inside}\n</div>' if inside else ""
 
 
+def picture(png: str, alt: str, caption: str = "", kind: str = "") -> str:
+    """A captioned PNG file.
+
+    Args:
+        png: The file in base64.
+        alt: Text for screen readers.
+        caption: In HTML.
+        kind: CSS class.
+    """
+    start = f'<figure class="{kind}">' if kind else "<figure>"
+    heading = f"<figcaption>{caption}</figcaption>" if caption else ""
+    source = f"data:image/png;base64,{escape(png)}"
+    return f'{start}{heading}<img alt="{escape(alt)}" src="{source}"></figure>'
+
+
 def details(title: str, content: str) -> str:
     """A part that opens on a click; empty if there is no content."""
     return f"<details><summary>{escape(title)}</summary>\n{content}\n</details>" if content else ""
@@ -69,9 +84,9 @@ def table(head: Sequence[str], rows: Sequence[str], kind: str = "") -> str:
     return f'<div class="scroll"><table class="{kind}">\n{top}<tbody>\n{body}\n</tbody></table></div>'
 
 
-def number(value: float | None, digits: int | None = 3) -> str:
+def number(value: float | None, digits: int | None = 3, dash: str = "\N{EN DASH}") -> str:
     """A number with so many decimals (None: four significant digits), or a dash where there is none."""
-    return "\N{EN DASH}" if value is None or math.isnan(value) else formatted(value, digits)
+    return dash if value is None or math.isnan(value) else formatted(value, digits)
 
 
 def duration(seconds: float) -> str:
@@ -90,13 +105,6 @@ def per_run(runs: Runs, content: Callable[[Record], str]) -> str:
         if inside := content(record):
             parts.append(f"<h3>{escape(name)}</h3>\n{inside}" if len(runs) > 1 else inside)
     return "\n".join(parts)
-
-
-class Value(NamedTuple):
-    """A figure with its standard error (NaN where none is known)."""
-
-    value: float
-    error: float = math.nan
 
 
 def formatted(value: float, digits: int | None) -> str:

@@ -11,6 +11,8 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loggers.logger import DummyExperiment
 from lightning.pytorch.utilities import rank_zero_warn
 
+from .private_names import switch_to_offline
+
 METHODS = ("after_save_checkpoint", "finalize", "save", "watch")  # and log_...: what Lightning and modules call
 
 
@@ -83,12 +85,11 @@ def _guarded_experiment(getter: Callable[[Any], Any]) -> Callable[[Any], Any]:
             try:
                 return getter(self)
             except Exception as error:  # whatever the logger's library raises
-                if getattr(self, "_offline", None) is False and hasattr(self, "_wandb_init"):
+                if switch_to_offline(self):
                     rank_zero_warn(
                         f"{name_of(self)} cannot reach its server, so it goes on offline, "
                         f"for `wandb sync`: {in_short(error)}"
                     )
-                    self._offline, self._wandb_init["mode"] = True, "offline"
                     with surviving(self):
                         return getter(self)
                 else:

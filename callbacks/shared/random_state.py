@@ -11,9 +11,9 @@ from numpy.random import mtrand
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """Read the generators of Python, NumPy, torch on the CPU and, for a CUDA device, that device's.
+    """Read the generators of Python, NumPy, torch on the CPU and, for a CUDA device, of that device.
 
-    Only tensors, numbers and tuples, so that a checkpoint with it loads with ``weights_only=True``.
+    The result holds only tensors, numbers and tuples, so that a checkpoint with it loads with ``weights_only=True``.
     """
     name, keys, position, has_gauss, gauss = mtrand.get_state()
     words = torch.from_numpy(np.asarray(keys, dtype=np.int64))
@@ -26,9 +26,9 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Put the generators back to what `random_state` read.
+    """Set the generators to what `random_state` read.
 
-    A state of CUDA is ignored on another device; without one, CUDA is seeded from the state of the CPU.
+    The state of CUDA is ignored on another device; if it is missing, CUDA is seeded from the state of the CPU.
     """
     random.setstate(state["python"])
     name, words, position, has_gauss, gauss = state["numpy"]
@@ -42,7 +42,7 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
 
 @contextmanager
 def preserved_random_state(device: torch.device) -> Iterator[None]:
-    """Whatever is drawn inside leaves the generators as they were."""
+    """Restore the generators at the end of the ``with`` block, whatever was drawn inside."""
     state = random_state(device)
     try:
         yield

@@ -1,9 +1,10 @@
 """Which samples the loaders draw, in which order, and on which process."""
 
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Sequence, Sized
 from typing import Any, cast
 
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.utils.data import (
     BatchSampler,
@@ -17,6 +18,9 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from .batches import data_module
+from .private_names import sampler_inside
+
 
 def flatten_loaders(loaders: Any) -> list[Any]:
     """All loaders of a loader, a (nested) list or dict of loaders, or a `CombinedLoader`, in its order."""
@@ -27,6 +31,47 @@ def flatten_loaders(loaders: Any) -> list[Any]:
     if isinstance(loaders, tuple | list):
         return [loader for part in loaders for loader in flatten_loaders(part)]
     return [] if loaders is None else [loaders]
+
+
+def loader_names(trainer: Trainer, attribute: str, given: Sequence[str] | None) -> list[str] | None:
+    """Names of validation or test loaders.
+
+    Args:
+        trainer: Whose data module may name them.
+        attribute: Where it does: "val_sets" or "test_sets".
+        given: Names that are used instead.
+
+    Returns:
+        None where nobody names them: the attribute of a foreign data module may hold something else than names.
+    """
+    names = given or getattr(data_module(trainer), attribute, None)
+    are_names = (
+        isinstance(names, Sequence) and not isinstance(names, str) and all(isinstance(name, str) for name in names)
+    )
+    return list(names) if names and are_names else None
+
+
+def named_loaders(
+    trainer: Trainer, attribute: str, given: Sequence[str] | None, needed_by: str
+) -> tuple[list[str] | None, list[Any]]:
+    """`loader_names` and the loaders of the validation or test that runs now.
+
+    Args:
+        trainer: In a validation or test.
+        attribute: See `loader_names`.
+        given: See `loader_names`.
+        needed_by: The callback, for messages.
+
+    Raises:
+        ValueError: There is not one name for each loader, or a name twice.
+    """
+    loaders = flatten_loaders(trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders)
+    names = loader_names(trainer, attribute, given)
+    if names and len(names) != len(loaders):
+        raise ValueError(f"{needed_by} knows {len(names)} names for {len(loaders)} loaders: {attribute} is {names}")
+    if names and len(set(names)) < len(names):
+        raise ValueError(f"{needed_by} expects distinct names in {attribute}, got {names}")
+    return names, loaders
 
 
 def _drawn_batches(loader: Any, of: str) -> list[list[int] | int]:
@@ -52,8 +97,7 @@ def sampler_parts(sampler: Any) -> Iterator[Any]:
     """A sampler and the samplers inside it."""
     while sampler is not None:
         yield sampler
-        # Lightning's wrapper keeps the user's sampler in its data set
-        inner = getattr(getattr(sampler, "dataset", None), "_sampler", None)
+        inner = sampler_inside(sampler)
         sampler = getattr(sampler, "sampler", None) if inner is None else inner
 
 

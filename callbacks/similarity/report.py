@@ -7,22 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from ..shared.html import Record, Runs, gallery, number, per_run, section
+from ..shared.html import Figures, Record, Runs, gallery, number, per_run, picture, section
+from ..shared.sections import Section, add_section
 from .figures import similarity_png
 
-PNG = "data:image/png;base64,"
 
-
-def similarity_pictures(results: Mapping[str, Any]) -> Record:
-    """The results of `SimilarityMatrices` with pictures (PNG in base64) in place of the matrices, for the record."""
+def similarity_pictures(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The results of `SimilarityMatrices` with PNG files in place of the matrices, for the record."""
     blocks = {
-        name: {"difference": block["difference"], "picture": _picture(block["matrix"])}
+        name: {"difference": block["difference"], "picture": similarity_png(block["matrix"])}
         for name, block in results["blocks"].items()
     }
-    return dict(results) | {"target": _picture(results["target"]), "blocks": blocks}
+    return dict(results) | {"target": similarity_png(results["target"]), "blocks": blocks}
 
 
-def similarity_section(runs: Runs) -> str:
+def similarity_section(runs: Runs, draw: Figures) -> str:
     """For each run the target's matrix and those of all blocks, with the differences."""
     note = (
         "Correlation between the features of test images, sorted by class. The target is 1 for two images of the "
@@ -41,15 +40,13 @@ def _matrices(record: Record) -> str:
         _figure("target", f"({number(similarity['uncorrelated'])})", similarity["target"]),
         *(_figure(name, number(block["difference"]), block["picture"]) for name, block in blocks),
     ]
-    scale = _picture(np.linspace(-1, 1, 65)[None])
-    legend = f'<p class="scale">&minus;1 <img alt="colours from -1 to 1" src="{PNG}{scale}"> 1</p>'
+    scale = base64.b64encode(similarity_png(np.linspace(-1, 1, 65)[None])).decode()
+    legend = f'<p class="scale">&minus;1 <img alt="colours from -1 to 1" src="data:image/png;base64,{scale}"> 1</p>'
     return gallery(figures, "matrices") + "\n" + legend
 
 
-def _figure(name: str, figure: str, picture: str) -> str:
-    caption = f"<figcaption>{escape(name)} <small>{figure}</small></figcaption>"
-    return f'<figure>{caption}<img alt="similarity matrix of {escape(name)}" src="{PNG}{escape(picture)}"></figure>'
+def _figure(name: str, difference: str, png: str) -> str:
+    return picture(png, f"similarity matrix of {name}", f"{escape(name)} <small>{difference}</small>")
 
 
-def _picture(matrix: np.ndarray) -> str:
-    return base64.b64encode(similarity_png(matrix)).decode()
+add_section(Section(60, ("similarity",), similarity_section))

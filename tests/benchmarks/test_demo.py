@@ -29,10 +29,10 @@ def test_the_demo_leaves_its_files_and_ends_with_its_tables(tmp_path, printed):
     assert "JEM" in comparison
     assert "Classifier" in comparison
 
-    *_, detection, figures, report = (block.splitlines() for block in printed.strip().split("\n\n"))
+    *_, detection, calibration, report = (block.splitlines() for block in printed.strip().split("\n\n"))
     assert report == ["report: demo/report.html"]
-    assert figures[0].split() == ["JEM", "Classifier"]
-    values = {title: [float(a), float(b)] for title, a, b in (line.rsplit(maxsplit=2) for line in figures[1:])}
+    assert calibration[0].split() == ["JEM", "Classifier"]
+    values = {title: [float(a), float(b)] for title, a, b in (line.rsplit(maxsplit=2) for line in calibration[1:])}
     names = ["accuracy", "NLL", "NLL after temperature", "ECE (15 bins)", "ECE after temperature"]
     assert list(values) == names
     assert all(0.2 < accuracy <= 1 for accuracy in values["accuracy"])  # an epoch teaches something; chance is 0.1

@@ -1,4 +1,4 @@
-"""The study of disentanglement: its figures say what they claim, and its sweeps reach the command line."""
+"""The study of disentanglement: its tables and pictures say what they claim, and its sweeps reach the command line."""
 
 import itertools
 import math
@@ -87,20 +87,20 @@ def test_a_parameter_that_no_method_has_is_refused(capsys, monkeypatch):
     assert "--model.strength" in capsys.readouterr().err
 
 
-# ---------------------------------------------------------------- figures over runs
+# ---------------------------------------------------------------- metrics over runs
 
 
 METHODS = ("beta-VAE", "FactorVAE", "DIP-VAE-I")
 
 
-def record(method, strength, seed, **figures):
+def record(method, strength, seed, **metrics):
     return {
         "method": method,
         "strength": strength,
         "argument": f"beta={strength}",
         "seed": seed,
         "mig_during_training": [(0, 0.01), (500, 0.1 + 0.01 * seed)],
-        "figures": {name.replace("__", "/"): value for name, value in figures.items()},
+        "metrics": {name.replace("__", "/"): value for name, value in metrics.items()},
     }
 
 
@@ -218,9 +218,9 @@ def test_a_dot_for_every_run_and_a_bar_for_every_setting():
     runs = full_runs()
     (axes,) = scores_figure(runs, "mean/mig", "MIG").axes
     dots = np.concatenate([line.get_ydata() for line in axes.lines if line.get_marker() == "o"])
-    assert sorted(dots) == sorted(run["figures"]["mean/mig"] for run in runs)
+    assert sorted(dots) == sorted(run["metrics"]["mean/mig"] for run in runs)
     bars = [line.get_ydata()[0] for line in axes.lines if line.get_marker() == "None"]
-    expected = [np.mean([run["figures"]["mean/mig"] for run in runs[start : start + 3]]) for start in range(0, 27, 3)]
+    expected = [np.mean([run["metrics"]["mean/mig"] for run in runs[start : start + 3]]) for start in range(0, 27, 3)]
     assert bars == pytest.approx(expected)
     assert [label.get_text() for label in axes.get_xticklabels()] == list(METHODS)
 
@@ -293,8 +293,8 @@ def test_a_study_is_resumed_where_it_was_stopped_and_gives_tables_and_a_page(tmp
     records = study.load(jobs, tmp_path, COMMON)
     assert [each["seed"] for each in records] == [0, 1]
     assert [step for step, _ in records[0]["mig_during_training"]] == [0, 1, 2]
-    assert {"mean/mig", "sampled/mig", "test/elbo", "latents/active", "udr"} <= records[0]["figures"].keys()
-    assert not any(name.startswith("train/") for name in records[0]["figures"])
+    assert {"mean/mig", "sampled/mig", "test/elbo", "latents/active", "udr"} <= records[0]["metrics"].keys()
+    assert not any(name.startswith("train/") for name in records[0]["metrics"])
     assert records[0]["codes"].shape == (1000, 10)
     arguments = ["--folder", str(tmp_path), "--table", "--methods", "beta-VAE", "--seeds", "0", "1", "--steps", "2"]
     monkeypatch.setattr("sys.argv", ["disentanglement", *arguments, "--lr", "1e-3"])
@@ -313,7 +313,7 @@ def test_a_run_that_diverged_is_kept_as_one(tmp_path, capsys):
     study.make([("beta-VAE", 4, 0)], tmp_path, COMMON | {"lr": 1e30})
     assert "beta=4, seed 0: diverged; trained in" in capsys.readouterr().out
     (run,) = study.load([("beta-VAE", 4, 0)], tmp_path, COMMON | {"lr": 1e30})
-    assert run["figures"] == {}
+    assert run["metrics"] == {}
     assert [step for step, _ in run["mig_during_training"]] == [0]
 
 
@@ -326,9 +326,9 @@ def test_models_whose_latents_agree_but_for_order_and_sign_have_the_largest_udr(
         runs = [record("a", 1, 0), record("a", 1, 1)]
         for run, values in zip(runs, (codes, other), strict=True):
             run |= {"codes": values, "kl": [1.0, 1.0, 1.0]}
-            run["figures"]["mean/mig"] = 0.0
+            run["metrics"]["mean/mig"] = 0.0
         runs.append(record("b", 1, 0, mean__mig=0.0))
         study.add_udr(runs)
-        assert "udr" not in runs[2]["figures"]
-        found[name] = runs[0]["figures"]["udr"]
+        assert "udr" not in runs[2]["metrics"]
+        found[name] = runs[0]["metrics"]["udr"]
     assert found["same"] > 0.8 > found["rotated"]

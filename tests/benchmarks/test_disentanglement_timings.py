@@ -5,9 +5,7 @@ from argparse import Namespace
 import pytest
 import torch
 
-from benchmarks.disentanglement import loop as disentanglement_loop
-from benchmarks.disentanglement import metrics_time as disentanglement_metrics
-from benchmarks.speed import step_time
+from benchmarks.disentanglement import loop, metrics_time, step_time
 from zoo import BetaVAE, FactorVAE
 
 
@@ -23,7 +21,7 @@ def test_the_bare_networks_make_the_passes_of_the_method_and_learn_nothing(layou
 
     for network in (module.encoder, module.decoder, module.discriminator):
         network.register_forward_pre_hook(count)  # a copy keeps it
-    step = disentanglement_loop.bare(module, torch.rand(images, 1, 64, 64), layout)
+    step = loop.bare(module, torch.rand(images, 1, 64, 64), layout)
     step()
     used = images // (2 if second_batch else 1)
     assert seen == {"Encoder": images, "Decoder": used, "Discriminator": 3 * used}
@@ -33,12 +31,12 @@ def test_the_bare_networks_make_the_passes_of_the_method_and_learn_nothing(layou
 
 def test_the_plain_adam_is_not_fused():
     module = BetaVAE()
-    disentanglement_loop.plain_adam(module)
+    loop.plain_adam(module)
     assert [group["fused"] for group in module.configure_optimizers().param_groups] == [False]
 
 
 def test_every_method_is_timed_beside_its_bare_networks(capsys):
-    step_time.disentanglement(Namespace(batch_size=2, rounds=1, all=False, peer=False))
+    step_time.compare(Namespace(batch_size=2, rounds=1, all=False, peer=False))
     lines = capsys.readouterr().out.splitlines()
     named = [line.partition(",")[0] for line in lines if ", channels-last" in line and not line.startswith("bare")]
     assert set(named) == {"BetaVAE", "BetaTCVAE", "FactorVAE", "AnnealedVAE", "DIPVAE"}
@@ -47,6 +45,6 @@ def test_every_method_is_timed_beside_its_bare_networks(capsys):
 
 def test_the_metrics_are_timed_on_codes_that_know_the_factors(capsys):
     metrics = ["beta_vae", "factor_vae", "mig", "irs"]
-    seconds = disentanglement_metrics.score_all(metrics, 400, 100, 100, 50)
+    seconds = metrics_time.score_all(metrics, 400, 100, 100, 50)
     assert list(seconds) == metrics
     assert "factor_vae 1.000" in capsys.readouterr().out

@@ -30,7 +30,7 @@ CONFS = {path: yaml.safe_load(path.read_text()) for path in sorted(ROOT.glob("te
 TOP_LEVEL = {
     *PACKAGES,
     *("tests", "benchmarks", "train.py", "pyproject.toml", "README.md", "LICENSE", "CITATION.cff"),
-    *("CHANGELOG.md", "Makefile", ".ci", ".gitignore"),
+    *("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs", "Makefile", ".ci", ".gitignore"),
 }
 
 

@@ -1,11 +1,16 @@
-"""Regressors and data for tests of the evaluation of predictive distributions."""
+"""Regressors and data for tests of the evaluation of predictive distributions, and of the zoo's own regressors."""
 
+from typing import Any
+
+import lightning as L
 import torch
 from evaluation_toys import integers
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch.distributions import Distribution, Gumbel, Laplace, MixtureSameFamily, Normal
 from torch.distributions.categorical import Categorical
 from torch.utils.data import DataLoader, TensorDataset
+
+from zoo import GaussianRegression, HistogramRegression, MixtureDensityNetwork, PointRegression
 
 INPUTS = 3
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -89,4 +94,30 @@ class Table(LightningDataModule):
 def run_test(callbacks, module=None, data=None, **options):
     trainer = Trainer(accelerator="cpu", **{"devices": 1, **QUIET, **options}, callbacks=callbacks)
     trainer.test(module or Regressor(), data or Table(), verbose=False)
+    return trainer
+
+
+# ---------------------------------------------------------------- the zoo's regressors on a small table
+
+SMALL: dict[str, Any] = {"num_features": 3, "hidden": [8, 8]}
+ALL = [HistogramRegression, PointRegression, GaussianRegression, MixtureDensityNetwork]
+
+
+def labelled_rows(count: int = 64, offset: float = 50.0, scale: float = 10.0, seed: int = 0) -> TensorDataset:
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.randn(count, 3, generator=draw)
+    return TensorDataset(x, offset + scale * x[:, 0])
+
+
+def quiet(**arguments: Any) -> L.Trainer:
+    few: dict[str, Any] = {
+        "max_epochs": 1, "accelerator": "cpu", "logger": False, "enable_checkpointing": False, "log_every_n_steps": 1,
+        "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0,
+    }  # fmt: skip
+    return L.Trainer(**few | arguments)
+
+
+def fit(module: L.LightningModule, data: Any = None, val: Any = None, **arguments: Any) -> L.Trainer:
+    trainer = quiet(**arguments)
+    trainer.fit(module, DataLoader(data or labelled_rows(), 16), val and DataLoader(val, 16))
     return trainer

@@ -1,4 +1,4 @@
-"""FactorVAE: a discriminator estimates the total correlation of the codes."""
+"""FactorVAE, in which a discriminator estimates the total correlation of the codes."""
 
 from typing import Any
 
@@ -13,32 +13,30 @@ from .vae import VAE, Codes, Likelihood
 
 
 class FactorVAE(VAE):
-    """FactorVAE (Kim and Mnih 2018): minimises ``reconstruction + KL + gamma TC``, TC by a discriminator.
+    """FactorVAE: an autoencoder that minimises ``reconstruction + KL + gamma TC`` (Kim and Mnih 2018).
 
-    The discriminator learns to tell codes from codes with each latent permuted over the batch. Encoder and decoder get
-    no gradient of its loss, and it gets none of theirs: it sees detached codes, and in the total correlation its
-    weights are constants. Both are updated at once, after one pass of the encoder and one backward pass.
+    A discriminator estimates TC, the total correlation of the codes: it learns to tell codes from codes with each
+    latent permuted over the batch. Its loss gives encoder and decoder no gradient, since it sees detached codes; TC
+    gives it none, since there its weights are constants. Both are updated at once, after one pass of the encoder and
+    one backward pass, by one Adam with two parameter groups, which computes what two would; so ``max_steps`` counts
+    batches. In the study's code both raise the step counter: its 300,000 steps are about 150,000 batches.
 
-    Their two Adams are parameter groups of one, with rates and betas of their own; the arithmetic is that of two. So
-    ``max_steps`` counts batches. In the study's code each of the two raises the step counter: its 300,000 steps are
-    about 150,000 batches.
-
-    Logs ``discriminator_loss`` too, which ``loss`` does not contain: log 2 for a discriminator that knows nothing.
-    Batches, figures and what is refused are those of ``BetaVAE``. With several processes each permutes its own batch,
-    so a step of two with batches of n is not that of one with 2 n; and the total correlation in validation and test is
-    the mean of that of batches, which are others on other numbers of processes. 16-mixed leaves out about eleven
+    Batch and logs are those of ``BetaVAE``, and ``total_correlation`` and ``discriminator_loss``, which ``loss`` does
+    not contain and which is log 2 for a discriminator that cannot tell. With several processes each permutes its own
+    batch, so a step of two with batches of n is not that of one with 2 n; and in validation and test the total
+    correlation is the mean over batches, which depend on the number of processes. 16-mixed leaves out about eleven
     steps at the start, see ``BetaVAE``.
 
     Args:
         image_shape: ``(channels, 64, 64)``; the command line takes it from the data.
         num_latents: L, size of a code.
         gamma: Weight of the total correlation, at least 0; 10, 20, 30, 40, 50 and 100 in the study.
-        second_batch: Whether the permuted codes are those of other images, as Kim and Mnih have it: of the second half
-            of each training batch, which serves nothing else. Otherwise of the same, as in the study's code.
+        second_batch: Whether the permuted codes are those of the second half of each training batch, which then serves
+            nothing else, as in Kim and Mnih's algorithm; otherwise those of the same images, as in the study's code.
         likelihood: ``bernoulli`` on logits, or ``gaussian`` with variance 1/2.
         lr: Adam's learning rate for encoder and decoder.
         discriminator_lr: Adam's learning rate for the discriminator.
-        discriminator_betas: Adam's two for the discriminator.
+        discriminator_betas: Adam's betas for the discriminator.
 
     Raises:
         ValueError: For a value out of its range, images that the network does not take, or a batch of one image that is
@@ -62,45 +60,41 @@ class FactorVAE(VAE):
         self.discriminator: Any = self.build_discriminator()
 
     def build_discriminator(self) -> nn.Module:
-        """Codes ``(B, L)`` to two logits, of codes and of permuted ones; override it for your own."""
+        """Network from ``(B, L)`` to logits ``(B, 2)`` of codes and of permuted codes; override it for your own."""
         return Discriminator(self.hparams["num_latents"])
 
-    def figures(
+    def objective(
         self, x: Tensor, generator: torch.Generator | None = None, noise: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """All that is logged for images ``(B, *image_shape)`` in [-1, 1], with gradients."""
+        """The loss, its terms and the discriminator's loss, scalars with gradients, of images in [-1, 1]."""
         x = (x + 1) / 2
         halves = self.training and self.hparams["second_batch"]
         if halves and len(x) < 2:
             raise ValueError(f"second_batch halves a batch of {len(x)}; expected 2 images at least, better 128")
         x, others = x.chunk(2) if halves else (x, None)
         codes = self.draw_codes(x, generator, noise)
-        figures = self.figures_of(x, codes, generator)
+        terms = self.terms(x, codes, generator)
         z = codes.z.detach()
         with torch.no_grad():
             permuted = permute_latents(z if others is None else self.draw_codes(others, generator).z, generator)
         with torch.autocast(x.device.type, enabled=False):
-            logits = self.discriminator(self.in_precision(torch.cat([z, permuted])))  # in one pass
-            figures["discriminator_loss"] = discriminator_loss(logits[: len(z)], logits[len(z) :])
-        return figures
+            logits = self.discriminator(self.in_precision(torch.cat([z, permuted])))
+            terms["discriminator_loss"] = discriminator_loss(logits[: len(z)], logits[len(z) :])
+        return terms
 
     def regulariser(self, codes: Codes, kl: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
-        """``KL + gamma TC``, and the total correlation by itself; the discriminator's weights get no gradient."""
+        """``KL + gamma TC``, and the total correlation, in which the discriminator's weights are constants."""
         constants = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
         tc = density_ratio_tc(functional_call(self.discriminator, constants, (self.in_precision(codes.z),)))
         return {"regulariser": kl + self.hparams["gamma"] * tc, "total_correlation": tc}
 
-    def minimised(self, figures: dict[str, Tensor]) -> Tensor:
-        """The losses of both, whose gradients reach different parameters."""
-        return figures["loss"] + figures["discriminator_loss"]
+    def minimised(self, terms: dict[str, Tensor]) -> Tensor:
+        """The sum of both losses, whose gradients reach different parameters."""
+        return terms["loss"] + terms["discriminator_loss"]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam, with rates and betas of its own for the discriminator."""
+        """Adam, with a learning rate and betas of their own for the discriminator's weights."""
         h: Any = self.hparams
-        discriminator = {
-            "params": list(self.discriminator.parameters()),
-            "lr": h.discriminator_lr,
-            "betas": tuple(h.discriminator_betas),
-        }
-        own = [*self.encoder.parameters(), *self.decoder.parameters()]
-        return torch.optim.Adam([{"params": own}, discriminator], h.lr, fused=True)
+        autoencoder: Any = {"params": [*self.encoder.parameters(), *self.decoder.parameters()]}
+        own = {"lr": h.discriminator_lr, "betas": tuple(h.discriminator_betas)}
+        return torch.optim.Adam([autoencoder, {"params": self.discriminator.parameters()} | own], h.lr, fused=True)

@@ -1,8 +1,9 @@
-"""The objectives of six methods, each a sum of functions here: nats per image, means over a batch of B images.
+"""The terms of the six objectives, in nats per image, as means over a batch of B images.
 
 Posteriors are diagonal Gaussians: ``mean`` and ``logvar`` of shape ``(B, L)``, and ``z`` one draw of each. Images are
-in [0, 1]. Everything is computed in float32 at least, under autocast too; but posteriors and codes are to come so: what
-is far in the tails is lost in half precision. The means of empty batches are NaN.
+in [0, 1]. Everything is computed in float32 at least, under autocast too; give posteriors and codes in float32, since
+half precision loses the tails. The means of empty batches are NaN. All functions raise ``ValueError`` for shapes that
+do not fit, instead of broadcasting them; a loss is a scalar.
 """
 
 import math
@@ -24,18 +25,12 @@ LOG_2_PI = math.log(2 * math.pi)
 def bernoulli_reconstruction(x: Tensor, logits: Tensor) -> Tensor:
     """``mean_b sum_pixels [softplus(l) - x l]``: the negative log-likelihood of pixels as probabilities.
 
-    The sum over pixels matters: a mean would multiply every other term by their number. Grey pixels cannot reach 0, see
-    :func:`bernoulli_entropy`.
+    The sum over pixels matters: a mean would multiply every other term by their number. Its minimum is
+    :func:`bernoulli_entropy`, which is above 0 for grey pixels.
 
     Args:
         x: ``(B, ...)`` in [0, 1].
-        logits: Likewise.
-
-    Returns:
-        A scalar; ``4096 log 2 = 2839.13`` for zero logits and 64x64 pixels.
-
-    Raises:
-        ValueError: For logits of another shape.
+        logits: ``(B, ...)``; zeros give ``4096 log 2 = 2839.13`` for 64x64 pixels.
     """
     check_same_shape(x=x, logits=logits)
     logits = at_least_float32(logits)
@@ -43,7 +38,7 @@ def bernoulli_reconstruction(x: Tensor, logits: Tensor) -> Tensor:
 
 
 def bernoulli_entropy(x: Tensor) -> Tensor:
-    """The least that :func:`bernoulli_reconstruction` can be for these images, ``(B, ...)`` in [0, 1]: a scalar."""
+    """The minimum of :func:`bernoulli_reconstruction` for images ``(B, ...)`` in [0, 1]."""
     x = at_least_float32(x).clamp(0, 1)
     return (torch.special.entr(x) + torch.special.entr(1 - x)).sum() / len(x)
 
@@ -55,13 +50,7 @@ def gaussian_reconstruction(x: Tensor, logits: Tensor) -> Tensor:
 
     Args:
         x: ``(B, ...)`` in [0, 1].
-        logits: Likewise.
-
-    Returns:
-        A scalar, above or below 0.
-
-    Raises:
-        ValueError: For logits of another shape.
+        logits: ``(B, ...)``.
     """
     check_same_shape(x=x, logits=logits)
     logits = at_least_float32(logits)
@@ -76,9 +65,6 @@ def kl_per_latent(mean: Tensor, logvar: Tensor) -> Tensor:
     """``KL(q(z_l|x_b) || N(0, 1)) = (mean^2 + exp(logvar) - logvar - 1) / 2``, ``(B, L)``, at least 0 but for rounding.
 
     In float32 it is infinite for a ``logvar`` above 88.
-
-    Raises:
-        ValueError: For tensors of different shapes.
     """
     check_rows(mean=mean, logvar=logvar)
     mean, logvar = at_least_float32(mean), at_least_float32(logvar)
@@ -86,28 +72,18 @@ def kl_per_latent(mean: Tensor, logvar: Tensor) -> Tensor:
 
 
 def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
-    """``mean_b sum_l`` of :func:`kl_per_latent`: a scalar."""
+    """``mean_b sum_l`` of :func:`kl_per_latent`."""
     return kl_per_latent(mean, logvar).sum() / len(mean)
 
 
 def annealed_capacity(step: Tensor, max_capacity: float, annealing_steps: int) -> Tensor:
-    """``c(t) = max_capacity min(1, t / T)`` in nats: 0 in the first step, constant from step T on.
-
-    Burgess et al. 2018.
+    """``c(t) = max_capacity min(1, t / T)`` in nats, from 0 in the first step (Burgess et al. 2018).
 
     Args:
         step: t, the number of steps made, a scalar.
         max_capacity: In nats, at least 0.
         annealing_steps: T, at least 1.
-
-    Raises:
-        ValueError: For a capacity below 0, or no steps.
     """
-    if not (0 <= max_capacity < math.inf and annealing_steps >= 1):
-        raise ValueError(
-            f"max_capacity={max_capacity} and annealing_steps={annealing_steps}: expected a finite number of at least "
-            "0, and 1 step at least"
-        )
     return max_capacity * (step / annealing_steps).clamp(max=1)
 
 
@@ -118,12 +94,7 @@ def capacity_penalty(kl: Tensor, capacity: Tensor | float, gamma: float) -> Tens
         kl: :func:`kl_divergence`, a scalar.
         capacity: c, in nats.
         gamma: Weight, at least 0; the gradient is ``gamma sign(KL - c)`` times that of the KL.
-
-    Raises:
-        ValueError: For a weight below 0 or NaN.
     """
-    if not gamma >= 0:
-        raise ValueError(f"gamma is {gamma}; expected a number of at least 0")
     return gamma * (kl - capacity).abs()
 
 
@@ -131,11 +102,7 @@ def capacity_penalty(kl: Tensor, capacity: Tensor | float, gamma: float) -> Tens
 
 
 def covariance_of_means(mean: Tensor) -> Tensor:
-    """``E[mean mean'] - E[mean] E[mean]'`` over the batch, divided by B: ``(B, L)`` to ``(L, L)``.
-
-    Raises:
-        ValueError: For no rows.
-    """
+    """``E[mean mean'] - E[mean] E[mean]'`` over the batch, divided by B: ``(B, L)`` to ``(L, L)``."""
     check_rows(mean=mean)
     mean = at_least_float32(mean)
     centred = mean - mean.mean(0)
@@ -144,11 +111,7 @@ def covariance_of_means(mean: Tensor) -> Tensor:
 
 
 def covariance_of_codes(mean: Tensor, logvar: Tensor) -> Tensor:
-    """Covariance of the aggregate posterior, ``(L, L)``: that of the means plus the mean of the variances.
-
-    Raises:
-        ValueError: For tensors of different shapes.
-    """
+    """Covariance of the aggregate posterior, ``(L, L)``: that of the means plus the mean of the variances."""
     check_rows(mean=mean, logvar=logvar)
     return covariance_of_means(mean) + at_least_float32(logvar).exp().mean(0).diag()
 
@@ -162,12 +125,7 @@ def dip_penalty(covariance: Tensor, lambda_od: float, lambda_d: float) -> Tensor
         covariance: S, ``(L, L)``; each pair counts twice.
         lambda_od: Weight off the diagonal.
         lambda_d: Weight on the diagonal.
-
-    Raises:
-        ValueError: For a matrix that is not square.
     """
-    if covariance.dim() != 2 or covariance.shape[0] != covariance.shape[1]:
-        raise ValueError(f"covariance {tuple(covariance.shape)}: expected (L, L)")
     covariance = at_least_float32(covariance)
     diagonal = covariance.diagonal()
     off_diagonal = (covariance - diagonal.diag()).square().sum()
@@ -189,22 +147,16 @@ def gaussian_log_density(z: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
 def unnormalised_tc(z: Tensor, mean: Tensor, logvar: Tensor, log_weights: Tensor | None = None) -> Tensor:
     """``mean_j { LSE_i [w_ji + sum_l p_jil] - sum_l LSE_i [w_ji + p_jil] }`` with ``p_jil = log q(z_jl | x_i)``.
 
-    Without weights this is what the study's code takes for the total correlation. Where it is 0 depends on the size of
-    the batch: it is the mixture's minus ``(L - 1) log B``, mostly negative. All three arguments receive gradients.
-    Differences come before squares: products of matrices would be no faster at B = 64, and in float32 they cancel where
-    posteriors are narrow.
+    Without weights this is what the study's code calls total correlation: that of :func:`mixture_tc` minus
+    ``(L - 1) log B``, mostly negative. All three arguments receive gradients. Memory and work are those of J x B x L
+    numbers. Differences come before squares: products of matrices would be no faster at B = 64, and in float32 they
+    cancel where posteriors are narrow.
 
     Args:
         z: Draws, ``(J, L)``.
-        mean: Of the mixture's components, ``(B, L)``.
-        logvar: Likewise.
-        log_weights: w, ``(J, B)``; 0 if there are none.
-
-    Returns:
-        A scalar. Memory and work are those of J x B x L numbers.
-
-    Raises:
-        ValueError: For shapes that do not fit, or no component.
+        mean: Means of the mixture's components, ``(B, L)``, B above 0.
+        logvar: Logarithms of their variances, ``(B, L)``.
+        log_weights: w, ``(J, B)``; None for zeros.
     """
     check_rows(mean=mean, logvar=logvar)
     if len(mean) == 0 or z.dim() != 2 or z.shape[1] != mean.shape[1]:
@@ -223,19 +175,8 @@ def unnormalised_tc(z: Tensor, mean: Tensor, logvar: Tensor, log_weights: Tensor
 def mixture_tc(z: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
     """Total correlation of the mixture of a batch's posteriors: :func:`unnormalised_tc` plus ``(L - 1) log B``.
 
-    0 where all posteriors are alike. For many latents and narrow posteriors it lies far above the truth: a batch of 64
-    cannot show that ten latents are independent.
-
-    Args:
-        z: One draw of each posterior, ``(B, L)``.
-        mean: ``(B, L)``.
-        logvar: ``(B, L)``.
-
-    Returns:
-        A scalar, with the gradients of the others but the stratified one.
-
-    Raises:
-        ValueError: For tensors of different shapes, or an empty batch.
+    It is 0 where all posteriors are alike. For many latents and narrow posteriors it lies far above the truth: a batch
+    of 64 cannot show that ten latents are independent. ``z``, ``mean`` and ``logvar`` are ``(B, L)``.
     """
     check_rows(z=z, mean=mean, logvar=logvar)
     return unnormalised_tc(z, mean, logvar) + (z.shape[1] - 1) * math.log(len(mean))
@@ -244,32 +185,16 @@ def mixture_tc(z: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
 def weighted_tc(z: Tensor, mean: Tensor, logvar: Tensor, dataset_size: int) -> Tensor:
     """Minibatch-weighted sampling (Chen et al. 2018): :func:`unnormalised_tc` plus ``(L - 1) log(B N)``.
 
-    Args:
-        z: One draw of each posterior, ``(B, L)``.
-        mean: ``(B, L)``.
-        logvar: ``(B, L)``.
-        dataset_size: N, the number of different images, at least 1.
-
-    Raises:
-        ValueError: For tensors of different shapes, an empty batch, or an empty data set.
+    N is ``dataset_size``, the number of different images, at least 1; ``z``, ``mean`` and ``logvar`` are ``(B, L)``.
     """
     check_rows(z=z, mean=mean, logvar=logvar)
-    if dataset_size < 1:
-        raise ValueError(f"dataset_size is {dataset_size}; expected 1 at least")
     return unnormalised_tc(z, mean, logvar) + (z.shape[1] - 1) * math.log(len(mean) * dataset_size)
 
 
 def stratified_tc(z: Tensor, mean: Tensor, logvar: Tensor, dataset_size: int) -> Tensor:
     """Minibatch-stratified sampling (Chen et al. 2018, appendix C.2), with :func:`stratified_log_weights`.
 
-    Args:
-        z: One draw of each posterior, ``(B, L)``, B at least 2.
-        mean: ``(B, L)``.
-        logvar: ``(B, L)``.
-        dataset_size: N, the number of different images, at least B.
-
-    Raises:
-        ValueError: For tensors of different shapes, fewer than 2 images, or a batch that is larger than the data set.
+    ``z``, ``mean`` and ``logvar`` are ``(B, L)``, B from 2 to ``dataset_size``, the number of different images.
     """
     check_rows(z=z, mean=mean, logvar=logvar)
     weights = stratified_log_weights(len(z), dataset_size).to(z.device, at_least_float32(z).dtype)
@@ -282,7 +207,7 @@ def stratified_log_weights(batch_size: int, dataset_size: int) -> Tensor:
     ``1 / N`` for the posterior that the draw is from, ``(N - M) / (N M)`` for the next one, ``1 / M`` for each other.
 
     Raises:
-        ValueError: For fewer than 2 images, or a batch that is larger than the data set.
+        ValueError: For fewer than 2 images, or a batch larger than the data set.
     """
     if not 2 <= batch_size <= dataset_size:
         raise ValueError(
@@ -307,9 +232,6 @@ def permute_latents(z: Tensor, generator: torch.Generator | None = None) -> Tens
         z: ``(B, L)``.
         generator: On the device of ``z``; None for the default one. Several processes with the same state draw
             different permutations.
-
-    Raises:
-        ValueError: For no rows.
     """
     check_rows(z=z)
     order = own_draw(partial(torch.rand, generator=generator), z).argsort(0)
@@ -317,16 +239,11 @@ def permute_latents(z: Tensor, generator: torch.Generator | None = None) -> Tens
 
 
 def density_ratio_tc(logits: Tensor) -> Tensor:
-    """``mean_b (logit_0 - logit_1)``: the total correlation that a discriminator sees (Kim and Mnih 2018, eq. 3).
+    """``mean_b (logit_0 - logit_1)``: the total correlation by a discriminator (Kim and Mnih 2018, eq. 3).
 
     Args:
-        logits: ``(B, 2)`` for codes of the aggregate posterior; logit 0 stands for these, 1 for permuted ones.
-
-    Returns:
-        A scalar; 0 for a discriminator that knows nothing.
-
-    Raises:
-        ValueError: For another number of logits.
+        logits: ``(B, 2)`` for codes of the aggregate posterior; logit 0 stands for these, 1 for permuted ones. Equal
+            logits give 0.
     """
     _check_pairs(logits)
     logits = at_least_float32(logits)
@@ -334,16 +251,13 @@ def density_ratio_tc(logits: Tensor) -> Tensor:
 
 
 def discriminator_loss(logits: Tensor, permuted_logits: Tensor) -> Tensor:
-    """``-(mean log p_0(z) + mean log p_1(z_permuted)) / 2``: log 2 for a discriminator that knows nothing.
+    """``-(mean log p_0(z) + mean log p_1(z_permuted)) / 2``: log 2 for equal logits.
 
-    The probabilities are not clipped, as they are in the study's code.
+    The study's code clips the probabilities; here they are not clipped, so that confident errors keep their gradient.
 
     Args:
-        logits: ``(B, 2)`` for codes of the aggregate posterior, detached.
-        permuted_logits: ``(B', 2)`` for permuted codes, detached.
-
-    Raises:
-        ValueError: For another number of logits.
+        logits: ``(B, 2)`` for detached codes of the aggregate posterior.
+        permuted_logits: ``(B', 2)`` for detached permuted codes.
     """
     _check_pairs(logits)
     _check_pairs(permuted_logits)

@@ -1,11 +1,11 @@
-"""beta-VAE, AnnealedVAE, DIP-VAE and beta-TCVAE: each but its own regulariser."""
+"""beta-VAE, AnnealedVAE, DIP-VAE and beta-TCVAE, each with its own regulariser."""
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ..shared.arguments import check_at_least, check_choice
+from ..shared.arguments import check_at_least
 from .loss import (
     annealed_capacity,
     capacity_penalty,
@@ -23,12 +23,13 @@ Estimator = Literal["mixture", "weighted", "stratified", "unnormalised"]
 
 
 class BetaVAE(VAE):
-    """beta-VAE (Higgins et al. 2017): minimises ``reconstruction + beta KL``.
+    """beta-VAE: an autoencoder that minimises ``reconstruction + beta KL`` (Higgins et al. 2017).
 
-    Batch: ``(x, factors)`` or ``x``: images ``(B, *image_shape)`` in [-1, 1]; factors are not looked at. Validation and
-    test log ``elbo`` and, for Bernoulli, ``reconstruction_excess`` above the entropy of the pixels, too. A step of two
-    processes with batches of n equals one of a single process with 2 n, given the same noise. 16-mixed leaves out about
-    ten steps at the start: the loss is a sum over pixels, and torch has to find a smaller scale for it.
+    Batch: ``(x, factors)`` or ``x`` with images ``(B, *image_shape)`` in [-1, 1]; factors are never used. Logs, in nats
+    per image, ``loss``, ``reconstruction``, ``kl`` and ``regulariser``; in validation and test also ``elbo`` and, for
+    Bernoulli, ``reconstruction_excess`` over the entropy of the pixels. A step of two processes with batches of n
+    equals one of a single process with 2 n, given the same noise. 16-mixed leaves out about ten steps at the start: the
+    loss is a sum over pixels, and torch has to find a smaller scale for it.
 
     Args:
         image_shape: ``(channels, 64, 64)``; the command line takes it from the data.
@@ -59,15 +60,15 @@ class BetaVAE(VAE):
 
 
 class AnnealedVAE(VAE):
-    """Annealed VAE (Burgess et al. 2018): minimises ``reconstruction + gamma |KL - c(t)|``.
+    """AnnealedVAE: an autoencoder that minimises ``reconstruction + gamma |KL - c(t)|`` (Burgess et al. 2018).
 
     The capacity ``c(t) = max_capacity min(1, t / annealing_steps)`` grows with the optimiser's steps, whose number t is
-    a buffer: a checkpoint keeps it. In validation and test it is ``max_capacity`` from the start, as in the study. The
-    KL is the batch's mean, within the absolute value. Batches, figures and what is refused are those of ``BetaVAE``.
+    kept in checkpoints. In validation and test it is ``max_capacity`` from the start, as in the study. The absolute
+    value is taken of the batch's mean KL. Batch and logs are those of ``BetaVAE``, and ``capacity``.
 
     A step of two processes with batches of n is that of one with 2 n for ``statistics`` all_ranks, not for local. In
     validation and test ``regulariser`` and ``loss`` are means over each process's batches, so that they change with the
-    number of processes; ``reconstruction``, ``kl`` and ``elbo`` do not. Both holds for DIP-VAE and beta-TCVAE, too.
+    number of processes; ``reconstruction``, ``kl`` and ``elbo`` do not. Both hold for DIP-VAE and beta-TCVAE, too.
     16-mixed leaves out about eleven steps at the start, see ``BetaVAE``.
 
     Args:
@@ -104,25 +105,27 @@ class AnnealedVAE(VAE):
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     def regulariser(self, codes: Codes, kl: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
-        """``gamma |KL - c|``, and c."""
+        """``gamma |KL - c|``, and the capacity c."""
         h: Any = self.hparams
         step = self.step if self.training else torch.full_like(self.step, h.annealing_steps)
         capacity = annealed_capacity(step, h.max_capacity, h.annealing_steps)
         return {"regulariser": capacity_penalty(kl, capacity, h.gamma), "capacity": capacity}
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Count it."""
+        """Step, then advance the annealing counter."""
         super().optimizer_step(*args, **kwargs)
         self.step += 1
 
 
 class DIPVAE(VAE):
-    """DIP-VAE (Kumar et al. 2018): minimises ``reconstruction + KL`` plus a penalty on the covariance of codes.
+    """DIP-VAE: an autoencoder that draws the covariance of its codes towards the identity (Kumar et al. 2018).
 
-    ``lambda_od sum_{i != j} S_ij^2 + lambda_d sum_i (S_ii - 1)^2``, S that of the means (I) or of the aggregate
-    posterior (II), over one batch: its size matters. Batches, figures and what is refused are those of ``BetaVAE``,
-    several processes as for ``AnnealedVAE``: with ``statistics`` local a step of two with batches of n is not that of
-    one with 2 n. 16-mixed leaves out about eleven steps at the start.
+    It minimises ``reconstruction + KL + lambda_od sum_{i != j} S_ij^2 + lambda_d sum_i (S_ii - 1)^2``, where S is the
+    covariance of the posteriors' means (I) or of the aggregate posterior (II) over one batch, whose size matters.
+
+    Batch and logs are those of ``BetaVAE``, and ``penalty``, the term with S; several processes are as for
+    ``AnnealedVAE``: with ``statistics`` local a step of two with batches of n is not that of one with 2 n. 16-mixed
+    leaves out about eleven steps at the start.
 
     Args:
         image_shape: ``(channels, 64, 64)``; the command line takes it from the data.
@@ -151,12 +154,11 @@ class DIPVAE(VAE):
         likelihood: Likelihood = "bernoulli",
         lr: float = 1e-4,
     ) -> None:
-        check_choice("variant", variant, ("I", "II"))
-        check_at_least(0, lambda_od=lambda_od, lambda_d=lambda_d or 0)
+        check_at_least(0, lambda_od=lambda_od, lambda_d=lambda_d)
         super().__init__()
 
     def regulariser(self, codes: Codes, kl: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
-        """KL and penalty, and the penalty by itself."""
+        """KL plus penalty, and the penalty."""
         h: Any = self.hparams
         first = h.variant == "I"
         covariance = covariance_of_means(codes.mean) if first else covariance_of_codes(codes.mean, codes.logvar)
@@ -166,12 +168,12 @@ class DIPVAE(VAE):
 
 
 class BetaTCVAE(VAE):
-    """beta-TCVAE (Chen et al. 2018): minimises ``reconstruction + KL + (beta - 1) TC``.
+    """beta-TCVAE: an autoencoder that minimises ``reconstruction + KL + (beta - 1) TC`` (Chen et al. 2018).
 
-    The total correlation of the codes is estimated from the batch's posteriors: at 64 images and ten latents far too
-    high for narrow ones. Batches, figures and what is refused are those of ``BetaVAE``, several processes as for
-    ``AnnealedVAE``: with ``statistics`` local a step of two with batches of n is not that of one with 2 n. 16-mixed
-    leaves out about eleven steps at the start.
+    TC, the total correlation of the codes, is estimated from the batch's posteriors; at 64 images and ten latents the
+    estimate is far too high for narrow ones. Batch and logs are those of ``BetaVAE``, and ``total_correlation``;
+    several processes are as for ``AnnealedVAE``: with ``statistics`` local a step of two with batches of n is not that
+    of one with 2 n. 16-mixed leaves out about eleven steps at the start.
 
     Args:
         image_shape: ``(channels, 64, 64)``; the command line takes it from the data.
@@ -204,7 +206,6 @@ class BetaTCVAE(VAE):
         lr: float = 1e-4,
     ) -> None:
         check_at_least(0, beta=beta)
-        check_choice("estimator", estimator, get_args(Estimator))
         if estimator in ("weighted", "stratified"):
             if dataset_size is None:
                 raise ValueError(f"estimator {estimator!r} needs dataset_size, the number of different images")
@@ -212,7 +213,7 @@ class BetaTCVAE(VAE):
         super().__init__()
 
     def regulariser(self, codes: Codes, kl: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
-        """``KL + (beta - 1) TC``, and the total correlation by itself."""
+        """``KL + (beta - 1) TC``, and the total correlation."""
         h: Any = self.hparams
         if h.estimator == "stratified" and (self.training or len(codes.z) > 1):  # a set's last batch may be one image
             tc = stratified_tc(*codes, h.dataset_size)

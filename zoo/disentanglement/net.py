@@ -7,13 +7,13 @@ Shape = tuple[int, ...]
 
 
 class Encoder(nn.Module):
-    """Posterior of an image: four convolutions of stride 2, a dense layer of 256, a linear head.
+    """Network of the posterior: four convolutions of stride 2, a dense layer of 256, a linear head.
 
-    309,204 parameters for one channel and ten latents. The last two convolutions have 2x2 kernels; many copies of this
-    network have 4x4 there.
+    It has 309,204 parameters for one channel and ten latents. The last two convolutions have 2x2 kernels, as in the
+    study's code; many copies have 4x4 there.
 
     Args:
-        channels: Of the images.
+        channels: Number of the images' channels.
         num_latents: L.
     """
 
@@ -28,23 +28,23 @@ class Encoder(nn.Module):
         )
         self.head = nn.Linear(256, 2 * num_latents)
         start(self)
-        for half in self.head.weight.chunk(2):  # two heads of L units each, in one product
+        for half in self.head.weight.chunk(2):  # each of the two heads has L units
             nn.init.xavier_uniform_(half)
 
     def forward(self, x: Tensor) -> Tensor:
         """Means, then logarithms of variances, ``(B, 2 L)``, of images ``(B, C, 64, 64)`` in [0, 1]."""
         hidden = self.body(x)
-        with torch.autocast(x.device.type, enabled=False):  # bfloat16 would round away what a narrow posterior knows
+        with torch.autocast(x.device.type, enabled=False):  # bfloat16 would round narrow posteriors
             return self.head(hidden.to(self.head.weight.dtype))
 
 
 class Decoder(nn.Module):
-    """Logits of an image: dense layers of 256 and 1,024, four transposed convolutions of stride 2.
+    """Network from a code to an image: dense layers of 256 and 1,024, four transposed convolutions of stride 2.
 
-    381,313 parameters for one channel and ten latents.
+    It has 381,313 parameters for one channel and ten latents.
 
     Args:
-        channels: Of the images.
+        channels: Number of the images' channels.
         num_latents: L.
     """
 
@@ -66,9 +66,10 @@ class Decoder(nn.Module):
 
 
 class Discriminator(nn.Sequential):
-    """FactorVAE's: six dense layers of 1,000 with leaky ReLU of slope 0.2, two logits.
+    """FactorVAE's discriminator of codes: six dense layers of 1,000 with leaky ReLU of slope 0.2, two logits.
 
-    5,018,002 parameters for ten latents. Logit 0 is for codes of the aggregate posterior, logit 1 for permuted ones.
+    It has 5,018,002 parameters for ten latents. Logit 0 is for codes of the aggregate posterior, logit 1 for permuted
+    ones.
 
     Args:
         num_latents: L.
@@ -84,7 +85,7 @@ class Discriminator(nn.Sequential):
 
 
 def start(network: nn.Module) -> None:
-    """Glorot-uniform weights and zero biases, where torch's own start differs."""
+    """Draw Glorot-uniform weights and set biases to zero, as the study does; torch's own initialisation differs."""
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             nn.init.xavier_uniform_(module.weight)
@@ -93,11 +94,7 @@ def start(network: nn.Module) -> None:
 
 
 def check_image_shape(image_shape: Shape) -> None:
-    """Refuse images that the study's network does not take.
-
-    Raises:
-        ValueError: For anything but ``(C, 64, 64)``.
-    """
+    """Raise ``ValueError`` for images that the study's network does not take: for anything but ``(C, 64, 64)``."""
     if len(image_shape) != 3 or image_shape[0] < 1 or tuple(image_shape[1:]) != (64, 64):
         raise ValueError(
             f"image_shape is {tuple(image_shape)}; the study's network takes (C, 64, 64): resize the images, or "

@@ -1,18 +1,18 @@
-"""What the six methods share: encoder and decoder, the step, the figures, the optimiser."""
+"""What the six methods share: encoder and decoder, steps, logging, optimiser."""
 
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
-from ..shared.arguments import check_at_least, check_choice, check_positive
-from ..shared.batches import check_unit_images
+from ..shared.arguments import check_at_least, check_literals, check_positive
+from ..shared.batches import batch_inputs, check_unit_images
 from ..shared.evaluation import SetMeans, positions
 from ..shared.processes import gather_rows, own_draw
-from ..shared.schedules import logs_now
+from ..shared.schedules import check_is_due, log_training
 from .loss import at_least_float32, bernoulli_entropy, bernoulli_reconstruction, gaussian_reconstruction, kl_divergence
 from .net import Decoder, Encoder, check_image_shape
 
@@ -21,7 +21,7 @@ Statistics = Literal["local", "all_ranks"]
 
 
 class Codes(NamedTuple):
-    """Posteriors of a batch, each ``(B, L)``, float32 at least: one draw, means, logarithms of variances."""
+    """Posteriors of a batch: one draw, means, logarithms of variances, each ``(B, L)`` in float32 at least."""
 
     z: Tensor
     mean: Tensor
@@ -29,25 +29,24 @@ class Codes(NamedTuple):
 
 
 class VAE(LightningModule):
-    """Parent of the methods: a variational autoencoder whose loss is ``reconstruction + regulariser``.
+    """Shared parts of the methods: a variational autoencoder that minimises ``reconstruction + regulariser``.
 
-    A child defines ``regulariser``. Its constructor takes ``image_shape``, ``num_latents``, ``likelihood`` and ``lr``,
-    and ``statistics`` where the regulariser is one of the batch and not a mean over its images.
+    A subclass defines ``regulariser``. Its constructor takes ``image_shape``, ``num_latents``, ``likelihood`` and
+    ``lr``, and ``statistics`` where the regulariser is a statistic of the batch instead of a mean over its images.
 
-    Batch: ``(x, factors)`` or ``x``: images ``(B, *image_shape)`` in [-1, 1]; factors are not looked at.
+    Batch: ``(x, factors)`` or ``x`` with images ``(B, *image_shape)`` in [-1, 1]; factors are never used.
 
     Logs, in nats per image: ``loss``, ``reconstruction``, ``kl``, ``regulariser``, which is all but the reconstruction,
     and parts of it; in validation and test also ``elbo`` and, for the Bernoulli likelihood, ``reconstruction_excess``:
-    what of the reconstruction lies above the entropy of the pixels, its floor. Evaluation draws the same code for an
-    image each time, whatever batch and process it is in, and leaves the random state alone.
+    the reconstruction minus the entropy of the pixels, its minimum. Evaluation draws the same code for an image each
+    time, whatever batch and process it is in, and leaves the random state alone.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.save_hyperparameters()
         h: Any = self.hparams
-        check_choice("likelihood", h.likelihood, get_args(Likelihood))
-        check_choice("statistics", h.get("statistics", "local"), get_args(Statistics))
+        check_literals(self)
         check_at_least(1, num_latents=h.num_latents)
         check_positive(lr=h.lr)
         self.image_shape = tuple(h.image_shape)
@@ -55,31 +54,31 @@ class VAE(LightningModule):
         self.decoder: Any = self.build_decoder().to(memory_format=torch.channels_last)
         self.means = SetMeans()
 
-    # ------------------------------------------------------------ what a child or a user may change
+    # ------------------------------------------------------------ what a subclass may change
 
     def build_encoder(self) -> nn.Module:
-        """The network from images in [0, 1] to ``(B, 2 L)``, means, then log-variances; override it for your own."""
+        """Network from images in [0, 1] to means, then log-variances, ``(B, 2 L)``; override it for your own."""
         check_image_shape(self.image_shape)
         return Encoder(self.image_shape[0], self.hparams["num_latents"])
 
     def build_decoder(self) -> nn.Module:
-        """The network from codes ``(B, L)`` to logits ``(B, *image_shape)``; override it for your own."""
+        """Network from codes ``(B, L)`` to logits ``(B, *image_shape)``; override it for your own."""
         check_image_shape(self.image_shape)
         return Decoder(self.image_shape[0], self.hparams["num_latents"])
 
     def regulariser(self, codes: Codes, kl: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
-        """``regulariser``, what is added to the reconstruction, and further figures to log; all scalars.
+        """The scalar ``regulariser`` that is added to the reconstruction, and further scalars to log.
 
         Args:
-            codes: Of the batch; of those of all processes with ``statistics`` all_ranks.
+            codes: Posteriors of the batch; with ``statistics`` all_ranks, of the batches of all processes.
             kl: Their KL divergence, a scalar.
-            generator: For whatever is drawn; None for the default one.
+            generator: For random draws; None for the default one.
         """
         raise NotImplementedError
 
-    def minimised(self, figures: dict[str, Tensor]) -> Tensor:
-        """What a step minimises, of all figures."""
-        return figures["loss"]
+    def minimised(self, terms: dict[str, Tensor]) -> Tensor:
+        """What a training step minimises, of the terms of ``objective``."""
+        return terms["loss"]
 
     # ------------------------------------------------------------ what all have
 
@@ -102,105 +101,98 @@ class VAE(LightningModule):
 
     @torch.no_grad()
     def sample(self, n: int) -> Tensor:
-        """Images ``(n, *image_shape)`` in [0, 1] of draws from the prior."""
+        """Images ``(n, *image_shape)`` in [0, 1] from draws of the prior."""
         return self.decode(torch.randn(n, self.hparams["num_latents"], device=self.device))
 
     def _encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Of images in [0, 1]."""
+        """Mean and log-variance, each ``(B, L)``, of images in [0, 1]."""
         mean, logvar = at_least_float32(self.encoder(x)).chunk(2, 1)
         return mean, logvar
 
     def in_precision(self, codes: Tensor) -> Tensor:
-        """Codes, which are float32 at least, in the precision of the weights, which may be less."""
+        """Codes in the weights' precision, which may be lower than theirs."""
         return codes.to(next(self.parameters()).dtype)
 
     def draw_codes(self, x: Tensor, generator: torch.Generator | None = None, noise: Tensor | None = None) -> Codes:
-        """A draw of the posterior of each image ``(B, *image_shape)`` in [0, 1]; each process draws its own.
+        """Codes ``mean + exp(logvar / 2) noise`` of images ``(B, *image_shape)`` in [0, 1].
 
-        Args:
-            x: The images.
-            generator: Draws the noise; None for the default one.
-            noise: ``(B, L)`` instead of a draw.
+        Each process draws noise of its own from the generator (None for the default one), unless ``noise``, ``(B, L)``,
+        is given.
         """
         mean, logvar = self._encode(x)
         if noise is None:
             noise = own_draw(partial(torch.randn, generator=generator, dtype=mean.dtype), mean)
         return Codes(mean + (logvar / 2).exp() * noise, mean, logvar)
 
-    def figures(
+    def objective(
         self, x: Tensor, generator: torch.Generator | None = None, noise: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """All that is logged for images ``(B, *image_shape)`` in [-1, 1], with gradients.
+        """The loss and its terms, scalars with gradients, of images ``(B, *image_shape)`` in [-1, 1].
 
         Args:
             x: The images.
             generator: For noise and permutations; None for the default one.
-            noise: Of the codes, ``(B, L)``, instead of a draw.
+            noise: Noise of the codes, ``(B, L)``, instead of a draw.
         """
         x = (x + 1) / 2
-        return self.figures_of(x, self.draw_codes(x, generator, noise), generator)
+        return self.terms(x, self.draw_codes(x, generator, noise), generator)
 
-    def figures_of(self, x: Tensor, codes: Codes, generator: torch.Generator | None) -> dict[str, Tensor]:
-        """The same of images in [0, 1] and their codes."""
+    def terms(self, x: Tensor, codes: Codes, generator: torch.Generator | None) -> dict[str, Tensor]:
+        """Reconstruction, KL divergence, regulariser and their loss, of images in [0, 1] and their codes."""
         logits = self.decoder(self.in_precision(codes.z))
+        bernoulli = self.hparams["likelihood"] == "bernoulli"
         with torch.autocast(x.device.type, enabled=False):
-            likelihood = (
-                gaussian_reconstruction if self.hparams["likelihood"] == "gaussian" else bernoulli_reconstruction
-            )
-            reconstruction = likelihood(x, logits)
+            reconstruction = (bernoulli_reconstruction if bernoulli else gaussian_reconstruction)(x, logits)
             if self.training and self.hparams.get("statistics") == "all_ranks":
-                rows = gather_rows(torch.cat(codes, 1))
-                codes = Codes(*rows.chunk(3, 1))
+                codes = Codes(*gather_rows(torch.cat(codes, 1)).chunk(3, 1))
             kl = kl_divergence(codes.mean, codes.logvar)
-            found = self.regulariser(codes, kl, generator)
-        return {"loss": reconstruction + found["regulariser"], "reconstruction": reconstruction, "kl": kl, **found}
+            terms = self.regulariser(codes, kl, generator)
+        return {"loss": reconstruction + terms["regulariser"], "reconstruction": reconstruction, "kl": kl, **terms}
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """One step of the method."""
-        x = batch if isinstance(batch, Tensor) else batch[0]
-        log_now = logs_now(self.trainer)
-        if log_now or batch_idx == 0 or not x.is_cuda:  # on a GPU the check would stall the queue in each step
+        """The loss of a batch."""
+        x = batch_inputs(batch)
+        if check_is_due(self, batch_idx, x):
             check_unit_images(x, self.image_shape)
-        figures = self.figures(x)
-        if log_now:
-            self.log_dict({f"train/{name}": value for name, value in figures.items()})
-        return self.minimised(figures)
+        terms = self.objective(x)
+        log_training(self, **terms)
+        return self.minimised(terms)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """The figures on the validation set."""
+        """Log the objective on the validation set."""
         self._evaluate(batch, batch_idx, "val")
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """The figures on the data's own test set, which comes first."""
+        """Log the objective on the data's own test set, which comes first."""
         if dataloader_idx == 0:
             self._evaluate(batch, batch_idx, "test")
 
     def _evaluate(self, batch: Any, batch_idx: int, stage: str) -> None:
-        x = batch if isinstance(batch, Tensor) else batch[0]
+        x = batch_inputs(batch)
         check_unit_images(x, self.image_shape)
         numbers = positions(self.trainer, batch_idx, len(x))
         count = len(numbers)
         if count:
             x = x[:count]
-        else:  # repetitions only, whose figures count nothing
+        else:  # only samples that the sampler repeated, which count nothing
             numbers = torch.arange(len(x))
         noise = noise_of(numbers, self.hparams["num_latents"]).to(x)
-        figures = self.figures(x, torch.Generator(x.device).manual_seed(batch_idx), noise)
-        figures["elbo"] = -figures["reconstruction"] - figures["kl"]
+        metrics = self.objective(x, torch.Generator(x.device).manual_seed(batch_idx), noise)
+        metrics["elbo"] = -metrics["reconstruction"] - metrics["kl"]
         if self.hparams["likelihood"] == "bernoulli":
-            figures["reconstruction_excess"] = figures["reconstruction"] - bernoulli_entropy((x + 1) / 2)
-        self.means.log(self, stage, figures, count)
+            metrics["reconstruction_excess"] = metrics["reconstruction"] - bernoulli_entropy((x + 1) / 2)
+        self.means.log(self, stage, metrics, count)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Posterior means ``(B, L)``."""
-        return self.encode(batch if isinstance(batch, Tensor) else batch[0])
+        return self.encode(batch_inputs(batch))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam, the same rate for encoder and decoder throughout."""
+        """Adam with a constant learning rate."""
         return torch.optim.Adam(self.parameters(), self.hparams["lr"], fused=True)
 
 
 def noise_of(numbers: Tensor, size: int) -> Tensor:
-    """Normal noise ``(n, size)`` of images by their numbers ``(n,)`` in their set, each from a seed of its own."""
+    """Normal noise ``(n, size)`` of images, each seeded by its number, of ``(n,)``, in the data set."""
     generator = torch.Generator()
     return torch.stack([torch.randn(size, generator=generator.manual_seed(n)) for n in numbers.tolist()])

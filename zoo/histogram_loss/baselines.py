@@ -1,17 +1,17 @@
-"""What the histogram loss is compared with: the same network with other losses.
+"""Baselines of the histogram loss: the same network with other losses.
 
-All learn labels on the scale on which the training labels' range is [0, 1], as in the authors' code; the losses that
-they log are on that scale too, the errors in original units.
+All learn labels on the scale on which the support is [0, 1], as in the authors' code. Their logged losses are on that
+scale too; the errors are in the labels' units.
 """
 
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Laplace, MixtureSameFamily, Normal
 from torch.nn import functional
 
-from ..shared.arguments import check_choice
+from ..shared.arguments import check_at_least, check_positive
 from ..shared.processes import own_draw
 from .loss import gaussian_loss, mixture_loss
 from .net import Initialisation
@@ -21,20 +21,21 @@ PointLoss = Literal["l2", "l1", "huber"]
 
 
 class PointRegression(RegressionModule):
-    """Regression on the squared, absolute or Huber loss.
+    """Predicts a number: regression on the squared, absolute or Huber loss.
 
-    Batch: ``(x, y)`` with features ``(B, D)`` and labels ``(B,)`` in original units. ``predictive`` is a normal
-    distribution around the point whose deviation is the root mean square of the last validation epoch's residuals; for
-    l1 a Laplace distribution whose scale is their mean absolute value. Before there are any, the residuals are those of
-    the training labels' mean (median for l1). A step of two processes with batches of n equals one of a single process
-    with 2 n, given the same noise.
+    Batch: ``(x, y)`` with features ``(B, D)`` and labels ``(B,)`` in original units. Logs ``loss``, in validation and
+    test ``rmse`` and ``mae`` too, and ``train/gradient_norm`` before clipping.
+
+    ``predictive`` is a normal distribution around the prediction; its standard deviation is the root mean square of
+    the last validation epoch's residuals. For l1 it is a Laplace distribution; its scale is their mean absolute value.
+    Before the first validation the residuals are those of a constant, the mean (for l1 the median) of the training
+    labels. A step of two processes with batches of n equals one of a single process with 2 n, given the same noise.
 
     Args:
         num_features: Number of input features D; the command line takes it from the data.
         hidden: Width of each hidden layer.
         input_dropout: Probability with which an input feature is dropped in training.
-        initialisation: ``lecun_uniform``, the paper's, with biases of zero; or ``torch``, torch's own, without which
-            the ReLUs of a network with one feature all bend at its mean.
+        initialisation: ``lecun_uniform``, the paper's, with zero biases; ``torch``, which a single feature needs.
         loss: ``l2``, ``l1`` or ``huber``.
         huber_delta: Where the Huber loss turns from square to linear, as a share of the labels' range.
         output_noise: Standard deviation of normal noise on the output in training, as a share of the labels' range.
@@ -63,85 +64,72 @@ class PointRegression(RegressionModule):
         high: float | None = None,
         lr: float = 1e-3,
     ) -> None:
-        check_choice("loss", loss, get_args(PointLoss))
-        for name, value, least in (
-            ("huber_delta", huber_delta, "above"), ("output_noise", output_noise, "at least"),
-            ("gradient_clip", gradient_clip, "above"),
-        ):  # fmt: skip
-            if value is not None and not (value > 0 or (value == 0 and least == "at least")):
-                raise ValueError(f"{name} is {value}; expected a number {least} 0")
+        check_positive(huber_delta=huber_delta, gradient_clip=gradient_clip)
+        check_at_least(0, output_noise=output_noise)
         super().__init__(outputs=1)
         self.register_buffer("residual_scale", torch.tensor(torch.nan))
 
     def losses(self, outputs: Tensor, y: Tensor, everything: bool) -> dict[str, Tensor]:
         """Mean loss of the scaled labels."""
         h: Any = self.hparams
-        found, y = outputs[:, 0], self.scaled(y)
+        prediction, y = outputs[:, 0], self.scaled(y)
         if self.training and h.output_noise:
-            found = found + h.output_noise * own_draw(torch.randn, found)
-        if h.loss == "l2":
-            return {"loss": functional.mse_loss(found, y)}
-        if h.loss == "l1":
-            return {"loss": functional.l1_loss(found, y)}
-        return {"loss": functional.huber_loss(found, y, delta=h.huber_delta)}
+            prediction = prediction + h.output_noise * own_draw(torch.randn, prediction)
+        if h.loss == "huber":
+            return {"loss": functional.huber_loss(prediction, y, delta=h.huber_delta)}
+        return {"loss": (functional.mse_loss if h.loss == "l2" else functional.l1_loss)(prediction, y)}
 
     def point(self, outputs: Tensor) -> Tensor:
-        """The output ``(B,)`` in original units."""
-        return self.edges[0] + (self.edges[-1] - self.edges[0]) * outputs[:, 0]
+        """The output ``(B,)`` in the labels' units."""
+        return self.unscaled(outputs[:, 0])
 
     def distribution(self, outputs: Tensor) -> Distribution:
-        """Normal or Laplace distributions around the points, all of one width."""
+        """Normal or Laplace distributions around the predictions, all with the scale of the residuals."""
         if self.residual_scale.isnan():
             raise ValueError("PointRegression knows no residuals yet: fit it, or run a validation epoch")
-        kind = Laplace if self.hparams["loss"] == "l1" else Normal
-        return kind(self.point(outputs), self.residual_scale)
+        return (Laplace if self.hparams["loss"] == "l1" else Normal)(self.point(outputs), self.residual_scale)
 
-    def learn_of_labels(self, labels: Tensor) -> None:
+    def on_training_labels(self, labels: Tensor) -> None:
         """Start with the residuals of a constant prediction."""
         if self.residual_scale.isnan():
             absolute = (labels - labels.median()).abs().mean()
-            self._keep_scale(absolute if self.hparams["loss"] == "l1" else labels.std(correction=0))
+            self._set_residual_scale(absolute if self.hparams["loss"] == "l1" else labels.std(correction=0))
 
     def on_validation_epoch_end(self) -> None:
-        """Keep the size of the residuals."""
+        """Take over the size of the validation residuals."""
         if not self.trainer.sanity_checking:
-            self._keep_scale(
-                cast(Any, self.means.metrics["val/mae" if self.hparams["loss"] == "l1" else "val/rmse"]).compute()
-            )
+            error: Any = self.means.metrics["val/mae" if self.hparams["loss"] == "l1" else "val/rmse"]
+            self._set_residual_scale(error.compute())
 
-    def _keep_scale(self, scale: Tensor) -> None:
+    def _set_residual_scale(self, scale: Tensor) -> None:
         self.residual_scale.copy_(scale).clamp_(min=1e-6 * (self.edges[-1] - self.edges[0]))
 
     def configure_gradient_clipping(
-        self,
-        optimizer: Any,
-        gradient_clip_val: int | float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clip by the module's own ``gradient_clip``, or else as the trainer wants it."""
+        """Clip by the module's own ``gradient_clip``, or else as the trainer says."""
         own = self.hparams["gradient_clip"]
         if own is not None and gradient_clip_val is not None:
             raise ValueError(f"gradient_clip={own} and the trainer's gradient_clip_val={gradient_clip_val}: use one")
-        if own is None:
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        else:
-            self.clip_gradients(optimizer, own, "norm")
+        if own is not None:
+            gradient_clip_val, gradient_clip_algorithm = own, "norm"
+        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
 
 class GaussianRegression(RegressionModule):
-    """A normal distribution whose mean and deviation the network predicts, on its negative log-likelihood.
+    """Predicts a normal distribution, its mean and its deviation, by maximum likelihood.
 
-    Batch: ``(x, y)`` with features ``(B, D)`` and labels ``(B,)`` in original units. A step of two processes with
-    batches of n equals one of a single process with 2 n, given the same dropout. 16-mixed leaves out about five steps
-    at the start, until torch has found a scale for the loss that its gradients survive.
+    Batch: ``(x, y)`` with features ``(B, D)`` and labels ``(B,)`` in original units. Logs the negative log-likelihood
+    ``loss``, in validation and test ``rmse`` and ``mae`` too, and ``train/gradient_norm`` before clipping. A step of
+    two processes with batches of n equals one of a single process with 2 n, given the same dropout. 16-mixed leaves out
+    about five steps at the start, until torch has found a scale for the loss that its gradients survive.
 
     Args:
         num_features: Number of input features D; the command line takes it from the data.
         hidden: Width of each hidden layer.
         input_dropout: Probability with which an input feature is dropped in training.
-        initialisation: ``lecun_uniform``, the paper's, with biases of zero; or ``torch``, torch's own, without which
-            the ReLUs of a network with one feature all bend at its mean.
-        smallest_scale: Smallest standard deviation, as a share of the labels' range.
+        initialisation: ``lecun_uniform``, the paper's, with zero biases; ``torch``, which a single feature needs.
+        smallest_scale: Smallest standard deviation, above 0, as a share of the labels' range.
         low: Smallest label; by default that of the training rows.
         high: Largest label; by default that of the training rows.
         lr: Adam's learning rate.
@@ -161,7 +149,7 @@ class GaussianRegression(RegressionModule):
         high: float | None = None,
         lr: float = 1e-3,
     ) -> None:
-        _check_scale(smallest_scale)
+        check_positive(smallest_scale=smallest_scale)
         super().__init__(outputs=2)
 
     def losses(self, outputs: Tensor, y: Tensor, everything: bool) -> dict[str, Tensor]:
@@ -170,7 +158,7 @@ class GaussianRegression(RegressionModule):
 
     def point(self, outputs: Tensor) -> Tensor:
         """The mean ``(B,)``."""
-        return self.edges[0] + (self.edges[-1] - self.edges[0]) * outputs[:, 0]
+        return self.unscaled(outputs[:, 0])
 
     def distribution(self, outputs: Tensor) -> Normal:
         """The normal distributions."""
@@ -181,20 +169,19 @@ class GaussianRegression(RegressionModule):
 
 
 class MixtureDensityNetwork(RegressionModule):
-    """A mixture of normal distributions whose parameters the network predicts (Bishop 1994), on its likelihood.
+    """Predicts a mixture of normal distributions by maximum likelihood (Bishop 1994).
 
-    Batch: ``(x, y)`` with features ``(B, D)`` and labels ``(B,)`` in original units. The means start evenly spread over
-    the labels' range. A step of two processes with batches of n equals one of a single process with 2 n, given the same
-    dropout. 16-mixed leaves out about five steps at the start, see ``GaussianRegression``.
+    Batch: ``(x, y)`` with features ``(B, D)`` and labels ``(B,)`` in original units. Logs what ``GaussianRegression``
+    does. The means start evenly spread over the labels' range. A step of two processes with batches of n equals one of
+    a single process with 2 n, given the same dropout. 16-mixed leaves out about five steps at the start.
 
     Args:
         num_features: Number of input features D; the command line takes it from the data.
         hidden: Width of each hidden layer.
         input_dropout: Probability with which an input feature is dropped in training.
-        initialisation: ``lecun_uniform``, the paper's, with biases of zero; or ``torch``, torch's own, without which
-            the ReLUs of a network with one feature all bend at its mean.
+        initialisation: ``lecun_uniform``, the paper's, with zero biases; ``torch``, which a single feature needs.
         components: Number of normal distributions, at least 1.
-        smallest_scale: Smallest standard deviation, as a share of the labels' range.
+        smallest_scale: Smallest standard deviation, above 0, as a share of the labels' range.
         low: Smallest label; by default that of the training rows.
         high: Largest label; by default that of the training rows.
         lr: Adam's learning rate.
@@ -217,9 +204,8 @@ class MixtureDensityNetwork(RegressionModule):
         high: float | None = None,
         lr: float = 1e-3,
     ) -> None:
-        _check_scale(smallest_scale)
-        if components < 1:
-            raise ValueError(f"components is {components}; a mixture needs at least 1")
+        check_positive(smallest_scale=smallest_scale)
+        check_at_least(1, components=components)
         super().__init__(outputs=3 * components)
         self.register_buffer("centres", (torch.arange(components) + 0.5) / components)
 
@@ -230,13 +216,13 @@ class MixtureDensityNetwork(RegressionModule):
     def point(self, outputs: Tensor) -> Tensor:
         """The mixture's mean ``(B,)``."""
         logits, means, _ = self._parts(outputs)
-        return self.edges[0] + (self.edges[-1] - self.edges[0]) * (logits.softmax(-1) * means).sum(-1)
+        return self.unscaled((logits.softmax(-1) * means).sum(-1))
 
     def distribution(self, outputs: Tensor) -> MixtureSameFamily:
         """The mixtures, each component a ``Normal``."""
         logits, means, scales = self._parts(outputs)
-        low, width = self.edges[0], self.edges[-1] - self.edges[0]
-        return MixtureSameFamily(Categorical(logits=logits), Normal(low + width * means, width * scales))
+        parts = Normal(self.unscaled(means), (self.edges[-1] - self.edges[0]) * scales)
+        return MixtureSameFamily(Categorical(logits=logits), parts)
 
     def _parts(self, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of the weights, means and deviations, each ``(B, components)``."""
@@ -244,11 +230,6 @@ class MixtureDensityNetwork(RegressionModule):
         return logits, means + self.centres, _deviations(raw, self.hparams["smallest_scale"])
 
 
-def _check_scale(smallest: float) -> None:
-    if not 0 < smallest < 1:
-        raise ValueError(f"smallest_scale is {smallest}; expected a share in (0, 1)")
-
-
 def _deviations(raw: Tensor, smallest: float) -> Tensor:
-    """Positive numbers of any; 0 gives a quarter of the labels' range, where training starts."""
+    """Standard deviations of any numbers; 0, where training starts, gives a quarter of the labels' range."""
     return functional.softplus(raw - 1.26) + smallest

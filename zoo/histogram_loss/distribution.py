@@ -10,20 +10,18 @@ from .loss import bin_centres, histogram_mean, histogram_median, histogram_mode
 
 
 class PiecewiseUniform(Distribution):
-    """Uniform within each of k bins, zero outside: all quantities exact, in the units of the edges; NaN for NaN.
+    """A histogram as a probability distribution: uniform within each of k bins, zero outside.
+
+    All quantities are exact, in the units of the edges; NaN gives NaN. Attributes: ``edges``, ``(k + 1,)``; the masses
+    ``probs`` and their logarithms ``logits``, ``(*batch, k)``.
 
     Args:
         edges: ``(k + 1,)``, rising, shared by the batch; the widths may differ.
         logits: ``(*batch, k)``; the bins' masses are their softmax.
 
-    Attributes:
-        edges: ``(k + 1,)``.
-        logits: ``(*batch, k)``, logarithms of the masses.
-        probs: ``(*batch, k)``, the masses.
-
     Raises:
         ValueError: For NaN logits, fewer than one bin, or edges that do not rise, are infinite or do not fit the
-            logits. The values are looked at unless ``validate_args`` is False; None is torch's default, which
+            logits. Values are checked unless ``validate_args`` is False; None is torch's default, which
             ``torch.compile`` sets to False for the rest of the process.
     """
 
@@ -64,9 +62,9 @@ class PiecewiseUniform(Distribution):
 
     @property
     def variance(self) -> Tensor:
-        """Between the bins and within them, ``(*batch,)``."""
-        apart = bin_centres(self.edges) - self.mean[..., None]
-        return (self.probs * (apart.square() + self.edges.diff().square() / 12)).sum(-1)
+        """Variance between the bins plus that within them, ``(*batch,)``."""
+        deviations = bin_centres(self.edges) - self.mean[..., None]
+        return (self.probs * (deviations.square() + self.edges.diff().square() / 12)).sum(-1)
 
     def entropy(self) -> Tensor:
         """Differential entropy in nats, ``(*batch,)``."""
@@ -85,8 +83,8 @@ class PiecewiseUniform(Distribution):
         value = value.to(self.edges.dtype)
         index = self._index(value)
         share = ((value - self.edges[index]) / self.edges.diff()[index]).clamp(0, 1)
-        found = self._take(self._cumulative(), index) + share * self._take(self.probs, index)
-        return torch.where(value >= self.edges[-1], torch.ones_like(found), found.clamp(max=1))
+        below = self._take(self._cumulative(), index) + share * self._take(self.probs, index)
+        return torch.where(value >= self.edges[-1], torch.ones_like(below), below.clamp(max=1))
 
     def icdf(self, value: Tensor) -> Tensor:
         """Smallest number whose cdf is the value in [0, 1], ``(..., *batch)``; NaN for a value out of range."""
@@ -98,8 +96,8 @@ class PiecewiseUniform(Distribution):
         mass = self._take(self.probs, index)
         share = ((value - self._take(self._cumulative(), index)) / mass).clamp(0, 1)
         share = torch.where(mass > 0, share, torch.zeros_like(share))
-        found = self.edges[index] + share * self.edges.diff()[index]
-        return torch.where((value >= 0) & (value <= 1), found, torch.nan)
+        quantile = self.edges[index] + share * self.edges.diff()[index]
+        return torch.where((value >= 0) & (value <= 1), quantile, torch.nan)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """``(*sample_shape, *batch)``, without gradient."""

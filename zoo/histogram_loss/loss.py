@@ -1,9 +1,10 @@
 """The histogram loss, its targets, and the losses that it is compared with.
 
-A support is cut into k bins by k + 1 rising edges. A target is a row of masses c, one for each bin, which sum to 1; a
-prediction is the softmax h of k logits. Bins are half-open, ``[e_{i-1}, e_i)``, the last one is closed. Labels outside
-the support count as its nearer end; the target of a label that is NaN has NaN in it. Everything is computed in float32
-at least, under autocast too. The means of empty batches are NaN.
+k + 1 rising edges cut the support into k bins. A target is a row of probability masses c, one for each bin, which sum
+to 1; a prediction is the softmax h of k logits. Bins are half-open, ``[e_{i-1}, e_i)``, the last one is closed. Labels
+outside the support count as its nearer end; the target of a NaN label contains NaN. Everything is computed in float32
+at least, under autocast too. The means of empty batches are NaN. All functions raise ``ValueError`` for shapes that do
+not fit, instead of broadcasting them.
 """
 
 import math
@@ -12,21 +13,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..shared.arguments import check_at_least
 from ..shared.losses import at_least_float32, check_rows, check_same_shape
 
 
 def bin_edges(
-    low: float,
-    high: float,
-    bins: int,
-    padding_sigmas: float = 0.0,
-    sigma_ratio: float = 1.0,
-    padding_share: float = 0.0,
+    low: float, high: float, bins: int, padding_sigmas: float = 0, sigma_ratio: float = 1, padding_share: float = 0
 ) -> Tensor:
     """Edges of equal bins over the labels' range and a padding on each side of it.
 
-    A label at the very end of the support has a target whose mean lies 0.8 sigma inside; padding moves the end away
-    from the labels: the bias is 0.06 sigma for a padding of 2 sigma, 0.0044 sigma for 3, 0.00013 sigma for 4.
+    The Gaussian target of a label at the very end of the support has a mean 0.8 sigma inside. Padding moves the end
+    away from the labels: the bias is 0.06 sigma for a padding of 2 sigma, 0.0044 sigma for 3, 0.00013 sigma for 4.
     The follow-up (Imani et al. 2024) has two conventions, of which at most one is used:
 
     * ``padding_sigmas``: the padding is so many sigma. The k bins include those of the padding, and sigma is
@@ -48,15 +45,10 @@ def bin_edges(
         ValueError: For a value out of its range, both paddings, paddings that leave no bin for the labels, or a support
             that float64 cannot cut into as many bins.
     """
-    if bins < 2:
-        raise ValueError(f"bins is {bins}; a histogram needs at least 2")
+    check_at_least(2, bins=bins)
+    check_at_least(0, padding_sigmas=padding_sigmas, sigma_ratio=sigma_ratio, padding_share=padding_share)
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ValueError(f"the support is [low, high] = [{low}, {high}]; expected finite numbers with low < high")
-    for name, value in (
-        ("padding_sigmas", padding_sigmas), ("sigma_ratio", sigma_ratio), ("padding_share", padding_share),
-    ):  # fmt: skip
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"{name} is {value}; expected a finite number of at least 0")
     if padding_sigmas and padding_share:
         raise ValueError(f"padding_sigmas={padding_sigmas} and padding_share={padding_share}: expected at most one")
     if padding_sigmas:
@@ -93,14 +85,14 @@ def truncated_gaussian_target(y: Tensor, edges: Tensor, sigma: float | Tensor) -
         y: Labels ``(...,)``.
         edges: ``(k + 1,)``, rising; the widths may differ.
         sigma: Standard deviation in [0, 1e30], in the units of the labels; a larger one would be infinite in float32. 0
-            is the limit, the target of :func:`dirac_target`; a very large one is near the uniform distribution. A
-            tensor ``()`` is taken as it is, since looking at its value would stall a GPU; it must be above 0.
+            gives :func:`dirac_target`, the limit. The value of a tensor ``()`` is not checked, since that would stall a
+            GPU; it must be above 0.
 
     Returns:
         ``(..., k)``, float32 at least.
 
     Raises:
-        ValueError: A sigma out of range or NaN, or edges that are none.
+        ValueError: For a sigma out of range or NaN.
     """
     if not isinstance(sigma, Tensor):
         if not 0 <= sigma <= 1e30:
@@ -142,13 +134,13 @@ def uniform_mix_target(y: Tensor, edges: Tensor, epsilon: float = 1e-3) -> Tenso
         ``(..., k)``, float32 at least.
 
     Raises:
-        ValueError: For an epsilon out of range, or edges that are none.
+        ValueError: For an epsilon out of range.
     """
-    _check_edges(edges)
-    bins = len(edges) - 1
+    target = dirac_target(y, edges)
+    bins = target.shape[-1]
     if not 0 <= epsilon <= 1 / (bins - 1):
         raise ValueError(f"epsilon is {epsilon}; expected a number in [0, {1 / (bins - 1):g}] for {bins} bins")
-    return dirac_target(y, edges) * (1 - bins * epsilon) + epsilon
+    return target * (1 - bins * epsilon) + epsilon
 
 
 def projected_target(y: Tensor, edges: Tensor) -> Tensor:
@@ -173,16 +165,13 @@ def projected_target(y: Tensor, edges: Tensor) -> Tensor:
 
 
 def bin_index(y: Tensor, edges: Tensor) -> Tensor:
-    """Number of the bin that holds each label, ``(...,)`` int64 in ``[0, k)``; the nearest one from outside.
-
-    There is no number for NaN, which gets the last bin's.
-    """
+    """Index of the bin that holds each label, ``(...,)`` int64: the nearest for labels outside, the last for NaN."""
     y, edges = _same_precision(y, edges)
     return (torch.bucketize(y, edges, right=True) - 1).clamp_(0, len(edges) - 2)
 
 
 def target_entropy(target: Tensor) -> Tensor:
-    """Entropy ``(...,)`` in nats of masses ``(..., k)``: the floor H(c) of the histogram loss."""
+    """Entropy H(c), ``(...,)``, in nats, of masses ``(..., k)``: the least that the histogram loss can be."""
     return torch.special.entr(at_least_float32(target)).sum(-1)
 
 
@@ -192,19 +181,13 @@ def target_entropy(target: Tensor) -> Tensor:
 def histogram_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Mean cross-entropy ``-sum_i c_i log h_i`` with ``h = softmax(logits)``, in nats.
 
-    It is KL(target || prediction) plus the target's entropy, so its floor is not 0 but H(c). The gradient with respect
-    to a row of logits is ``(h - c) / B``.
+    It is KL(target || prediction) plus the target's entropy H(c), so that its minimum is H(c), not 0. The gradient with
+    respect to a row of logits is ``(h - c) / B``.
 
     Args:
         logits: ``(B, k)``, any floating dtype; computed in float32 at least. Where one is minus infinity, the loss is
             infinite, or NaN if the target has no mass there either.
         target: Masses c, ``(B, k)``, each row of which sums to 1.
-
-    Returns:
-        A scalar.
-
-    Raises:
-        ValueError: For shapes that do not fit.
     """
     check_rows(logits=logits, target=target)
     dtype = torch.promote_types(torch.promote_types(logits.dtype, target.dtype), torch.float32)
@@ -217,13 +200,7 @@ def gaussian_loss(y: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     Args:
         y: ``(B,)``.
         mean: ``(B,)``.
-        scale: ``(B,)``, above 0; NaN or infinity comes of others.
-
-    Returns:
-        A scalar.
-
-    Raises:
-        ValueError: For tensors of different shapes.
+        scale: ``(B,)``, above 0; others give NaN or infinity.
     """
     check_same_shape(y=y, mean=mean, scale=scale)
     y, mean, scale = (at_least_float32(values) for values in (y, mean, scale))
@@ -237,13 +214,7 @@ def mixture_loss(y: Tensor, logits: Tensor, means: Tensor, scales: Tensor) -> Te
         y: ``(B,)``.
         logits: Of the weights, ``(B, M)``.
         means: ``(B, M)``.
-        scales: ``(B, M)``, above 0; NaN or infinity comes of others.
-
-    Returns:
-        A scalar.
-
-    Raises:
-        ValueError: For shapes that do not fit.
+        scales: ``(B, M)``, above 0; others give NaN or infinity.
     """
     check_rows(logits=logits, means=means, scales=scales)
     if y.shape != means.shape[:1]:
@@ -253,7 +224,7 @@ def mixture_loss(y: Tensor, logits: Tensor, means: Tensor, scales: Tensor) -> Te
     return -(logits.log_softmax(-1) - exponents).logsumexp(-1).mean()
 
 
-# ---------------------------------------------------------------- points
+# ---------------------------------------------------------------- point predictions
 
 
 def histogram_mean(masses: Tensor, edges: Tensor) -> Tensor:
@@ -289,14 +260,7 @@ def histogram_mode(masses: Tensor, edges: Tensor) -> Tensor:
     return torch.where(highest.isnan(), highest, bin_centres(edges)[index]).to(masses.dtype)
 
 
-def _check_edges(edges: Tensor) -> None:
-    """Refuse what cannot be the edges of two bins at least; their values are not looked at."""
-    if edges.dim() != 1 or len(edges) < 3:
-        raise ValueError(f"edges {tuple(edges.shape)}: expected (k + 1,) with 2 bins at least")
-
-
 def _histogram(masses: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in float32 at least."""
     if edges.dim() != 1 or masses.shape[-1:] != (len(edges) - 1,):
         raise ValueError(
             f"masses {tuple(masses.shape)} with edges {tuple(edges.shape)}: expected (..., k) and (k + 1,)"
@@ -305,6 +269,7 @@ def _histogram(masses: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _same_precision(y: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
-    _check_edges(edges)
+    if edges.dim() != 1 or len(edges) < 3:
+        raise ValueError(f"edges {tuple(edges.shape)}: expected (k + 1,) with 2 bins at least")
     dtype = torch.promote_types(torch.promote_types(y.dtype, edges.dtype), torch.float32)
     return y.to(dtype), edges.to(dtype)

@@ -1,11 +1,10 @@
 """Regression with the histogram loss."""
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ..shared.arguments import check_choice
 from .distribution import PiecewiseUniform
 from .loss import (
     bin_edges,
@@ -28,11 +27,11 @@ Point = Literal["mean", "median", "mode"]
 
 
 class HistogramRegression(RegressionModule):
-    """Learns the distribution of a label as a histogram, with soft targets (Imani and White 2018).
+    """Predicts a histogram over the label's range, learnt by cross-entropy with soft targets (Imani and White 2018).
 
-    Batch: ``(x, y)`` with features ``(B, D)`` and labels ``(B,)`` in original units. Logs, beside the cross-entropy
-    ``loss``, ``kl``: what lies above the targets' own entropy, which is the floor of the loss. ``train/gradient_norm``
-    is the norm of the loss's gradient before clipping.
+    Batch: ``(x, y)`` with features ``(B, D)`` and labels ``(B,)`` in original units. Logs the cross-entropy ``loss``
+    and its excess ``kl`` over the targets' own entropy, the least that it can be; in validation and test ``rmse`` and
+    ``mae`` too, and ``train/gradient_norm`` before clipping.
 
     The support comes from the training labels when a fit starts, unless ``low`` and ``high`` give it, and stays with
     the weights: a resumed run or a fit of a loaded module keeps it. A label outside it counts as its nearer end. A step
@@ -44,8 +43,7 @@ class HistogramRegression(RegressionModule):
         num_features: Number of input features D; the command line takes it from the data.
         hidden: Width of each hidden layer.
         input_dropout: Probability with which an input feature is dropped in training.
-        initialisation: ``lecun_uniform``, the paper's, with biases of zero; or ``torch``, torch's own, without which
-            the ReLUs of a network with one feature all bend at its mean.
+        initialisation: ``lecun_uniform``, the paper's, with zero biases; ``torch``, which a single feature needs.
         target: ``gaussian``, a normal distribution around the label, cut off at the support's ends (HL-Gaussian);
             ``dirac``, the label's bin (HL-OneBin); ``uniform``, that with some mass in every other bin (HL-Uniform);
             ``projected``, the two bins around the label (HL-Projected).
@@ -85,13 +83,9 @@ class HistogramRegression(RegressionModule):
         prediction: Point = "mean",
         lr: float = 1e-3,
     ) -> None:
-        check_choice("target", target, get_args(Target))
-        check_choice("prediction", prediction, get_args(Point))
-        bin_edges(0, 1, bins, padding_sigmas, sigma_ratio, padding_share)  # refuses them now, not when the fit starts
+        edges = bin_edges(0, 1, bins, padding_sigmas, sigma_ratio, padding_share)  # refused now, not when a fit starts
         if target == "uniform":
-            uniform_mix_target(torch.zeros(1), torch.arange(bins + 1.0), uniform_mass)
-        if not 0 <= clamp_warning <= 1:
-            raise ValueError(f"clamp_warning is {clamp_warning}; expected a share in [0, 1]")
+            uniform_mix_target(torch.zeros(1), edges, uniform_mass)
         super().__init__(outputs=bins, edges=bins + 1)
         self._table: TargetTable | None = None
 
@@ -111,30 +105,28 @@ class HistogramRegression(RegressionModule):
             return dirac_target(y, self.edges)
         return truncated_gaussian_target(y, self.edges, h.sigma_ratio * (self.edges[-1] - self.edges[0]) / h.bins)
 
-    def learn_of_labels(self, labels: Tensor) -> None:
-        """Warn of labels outside the support, and compute the targets of all labels once, where that is faster."""
+    def on_training_labels(self, labels: Tensor) -> None:
+        """Warn of labels outside the support; on a CPU compute the targets of all labels once."""
         warn_of_clamped(labels, self.edges, self.hparams["clamp_warning"])
         labels = labels.to(self.edges.dtype)
         if self.device.type == "cpu" and TargetTable.fits(labels, self.hparams["bins"]):
             self._table = TargetTable(labels, self.target)
 
     def on_fit_end(self) -> None:
-        """Let go of the targets."""
+        """Free the table of targets."""
         self._table = None
 
     def losses(self, outputs: Tensor, y: Tensor, everything: bool) -> dict[str, Tensor]:
-        """The histogram loss in nats, and what of it lies above its floor."""
+        """The histogram loss in nats, and its excess ``kl`` over the targets' entropy."""
         known = self._table.find(y) if self._table else None
-        masses = self.target(y) if known is None else known
-        loss = histogram_loss(outputs, masses)
-        return {"loss": loss, "kl": loss.detach() - target_entropy(masses).mean()} if everything else {"loss": loss}
+        target = self.target(y) if known is None else known
+        loss = histogram_loss(outputs, target)
+        return {"loss": loss, "kl": loss.detach() - target_entropy(target).mean()} if everything else {"loss": loss}
 
     def point(self, outputs: Tensor) -> Tensor:
         """Mean, median or mode ``(B,)`` of the predicted histograms."""
-        masses, kind = outputs.softmax(-1), self.hparams["prediction"]
-        if kind == "mean":
-            return histogram_mean(masses, self.edges)
-        return (histogram_median if kind == "median" else histogram_mode)(masses, self.edges)
+        statistics = {"mean": histogram_mean, "median": histogram_median, "mode": histogram_mode}
+        return statistics[self.hparams["prediction"]](outputs.softmax(-1), self.edges)
 
     def distribution(self, outputs: Tensor) -> PiecewiseUniform:
         """The predicted histograms."""

@@ -1,4 +1,4 @@
-"""What the modules of this folder share: the network, the labels' range, the steps, the figures, the optimiser."""
+"""What the histogram loss and its baselines share: network, support, steps, logging, optimiser."""
 
 import math
 from typing import Any
@@ -8,25 +8,27 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from ..shared.batches import check_regression_batch
-from ..shared.evaluation import SetMeans, log_errors, positions
-from ..shared.schedules import logs_now
+from ..shared.arguments import check_literals
+from ..shared.batches import batch_inputs, check_regression_batch
+from ..shared.evaluation import SetMeans, judge_regressor
+from ..shared.losses import at_least_float32
+from ..shared.schedules import check_is_due, log_training, logs_now
 from .net import RegressionNetwork
 from .support import label_range, training_labels
 
 
 class RegressionModule(LightningModule):
-    """Parent of the histogram loss and its baselines.
+    """Shared parts of the histogram loss and its baselines; a subclass is what is trained.
 
-    A child defines ``losses``, ``point`` and ``distribution``. Its constructor takes ``num_features``, ``hidden``,
+    A subclass defines ``losses``, ``point`` and ``distribution``. Its constructor takes ``num_features``, ``hidden``,
     ``input_dropout``, ``initialisation``, ``low``, ``high`` and ``lr``.
-
-    Attributes:
-        edges: Buffer; the support in original units, NaN until it is known. Two ends here, more in a child.
 
     Args:
         outputs: Number of outputs of the network.
-        edges: Number of edges.
+        edges: Number of edges of the support.
+
+    Attributes:
+        edges: Buffer with the edges of the support in the labels' units, NaN until the support is known.
     """
 
     edges: Tensor
@@ -34,15 +36,16 @@ class RegressionModule(LightningModule):
     def __init__(self, outputs: int, edges: int = 2) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["outputs", "edges"])
+        check_literals(self)
         self.network: Any = self.build_network(outputs)
         self.register_buffer("edges", torch.full((edges,), torch.nan))
-        self._known = False  # whether the edges were seen to be no NaN
+        self._edges_set = False  # spares a GPU the look at the buffer in each step
         low, high = self.hparams["low"], self.hparams["high"]
         if low is not None and high is not None:
             self._set_edges(low, high)
         self.means = SetMeans()
 
-    # ------------------------------------------------------------ what a child or a user may change
+    # ------------------------------------------------------------ what a subclass may change
 
     def build_network(self, outputs: int) -> nn.Module:
         """The network, with ``forward`` and ``features``; override it to train one of your own."""
@@ -54,22 +57,25 @@ class RegressionModule(LightningModule):
         return torch.tensor([low, high], dtype=torch.float64)
 
     def losses(self, outputs: Tensor, y: Tensor, everything: bool) -> dict[str, Tensor]:
-        """``loss`` of outputs ``(B, outputs)`` and labels ``(B,)``, and with ``everything`` further figures."""
+        """``loss`` of outputs ``(B, outputs)`` and labels ``(B,)``; with ``everything`` all further metrics, too."""
         raise NotImplementedError
 
     def point(self, outputs: Tensor) -> Tensor:
-        """Point predictions ``(B,)`` in original units."""
+        """Point predictions ``(B,)`` in the labels' units."""
         raise NotImplementedError
 
     def distribution(self, outputs: Tensor) -> Distribution:
-        """Predictive distributions ``(B,)`` over the original units."""
+        """Predictive distributions ``(B,)`` over the labels' units."""
         raise NotImplementedError
+
+    def on_training_labels(self, labels: Tensor) -> None:
+        """Called with the training labels ``(N,)`` when a fit starts and the support is known."""
 
     # ------------------------------------------------------------ what all have
 
     def forward(self, x: Tensor) -> Tensor:
-        """Point predictions ``(B,)`` in original units, of features ``(B, D)``."""
-        self._need_edges()
+        """Point predictions ``(B,)`` in the labels' units, of features ``(B, D)``."""
+        self._check_edges()
         return self.point(self._outputs(x))
 
     def features(self, x: Tensor) -> Tensor:
@@ -77,22 +83,25 @@ class RegressionModule(LightningModule):
         return self.network.features(x)
 
     def predictive(self, x: Tensor) -> Distribution:
-        """Predictive distributions with batch shape ``(B,)`` over the original units, of features ``(B, D)``."""
-        self._need_edges()
+        """Predictive distributions with batch shape ``(B,)`` over the labels' units, of features ``(B, D)``."""
+        self._check_edges()
         return self.distribution(self._outputs(x))
 
     def scaled(self, y: Tensor) -> Tensor:
         """Labels on the scale on which the support is [0, 1]."""
         return (y - self.edges[0]) / (self.edges[-1] - self.edges[0])
 
-    def _outputs(self, x: Tensor) -> Tensor:
-        outputs = self.network(x)
-        return outputs.float() if outputs.dtype.itemsize < 4 else outputs
+    def unscaled(self, values: Tensor) -> Tensor:
+        """Numbers of that scale in the labels' units."""
+        return self.edges[0] + (self.edges[-1] - self.edges[0]) * values
 
-    def _need_edges(self) -> None:
-        if not self._known and bool(self.edges.isnan().any()):
+    def _outputs(self, x: Tensor) -> Tensor:
+        return at_least_float32(self.network(x))
+
+    def _check_edges(self) -> None:
+        if not self._edges_set and bool(self.edges.isnan().any()):
             raise ValueError(f"{type(self).__name__} has no support yet: fit it, load a checkpoint, or give low, high")
-        self._known = True
+        self._edges_set = True
 
     def _set_edges(self, low: float, high: float) -> None:
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
@@ -104,67 +113,54 @@ class RegressionModule(LightningModule):
                 "subtract a constant from the labels, or use fewer bins"
             )
         self.edges.copy_(edges)
-        self._known = True
+        self._edges_set = True
 
     def on_fit_start(self) -> None:
         """Take the support from the training labels, unless arguments or a checkpoint gave it.
 
         Raises:
-            ValueError: For labels that leave no range, or a precision that has no room for them.
+            ValueError: For labels that leave no range, or a precision that would round them.
         """
         if self.edges.dtype.itemsize < 4:
             raise ValueError(f"labels and bins in {self.edges.dtype} would be rounded: use a -mixed precision")
         labels = training_labels(self.trainer)
         if self.edges.isnan().any():
             self._set_edges(*label_range(labels, self.hparams["low"], self.hparams["high"]))
-        self._known = True
         if labels is not None:
-            self.learn_of_labels(labels)
-
-    def learn_of_labels(self, labels: Tensor) -> None:
-        """Called with the training labels ``(N,)`` when a fit starts and the support is known."""
+            self.on_training_labels(labels)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """One step of the loss."""
+        """The loss of a batch."""
         x, y = batch
-        log_now = logs_now(self.trainer)
-        if log_now or batch_idx == 0 or not x.is_cuda:  # on a GPU the check would stall the queue in each step
+        if check_is_due(self, batch_idx, x):
             check_regression_batch(x, y, self.hparams["num_features"])
         outputs = self._outputs(x)
-        figures = self.losses(outputs, y.to(outputs.dtype), log_now)
-        if log_now:
-            self.log_dict({f"train/{name}": value for name, value in figures.items()})
-        return figures["loss"]
+        losses = self.losses(outputs, y.to(outputs.dtype), logs_now(self.trainer))
+        log_training(self, **losses)
+        return losses["loss"]
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Log the norm of the loss's gradient, before any clipping."""
-        if logs_now(self.trainer):
-            gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
-            self.log("train/gradient_norm", nn.utils.get_total_norm(gradients))
+        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+        log_training(self, gradient_norm=lambda: nn.utils.get_total_norm(gradients))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Loss and errors on the validation set."""
-        self._evaluate(batch, batch_idx, "val")
+        judge_regressor(self, "val", batch, batch_idx, self._evaluate)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Point predictions for the callbacks; loss and errors on the data's own test set, which comes first."""
-        return {"prediction": self._evaluate(batch, batch_idx, "test") if dataloader_idx == 0 else self(batch[0])}
+        return judge_regressor(self, "test", batch, batch_idx, self._evaluate, dataloader_idx)
 
-    def _evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, stage: str) -> Tensor:
-        x, y = batch
-        check_regression_batch(x, y, self.hparams["num_features"])
-        self._need_edges()
+    def _evaluate(self, x: Tensor, y: Tensor, counted: slice) -> tuple[Tensor, dict[str, Tensor]]:
+        """Predictions of all samples, and the losses of those that count."""
+        self._check_edges()
         outputs = self._outputs(x)
-        prediction = self.point(outputs)
-        count = len(positions(self.trainer, batch_idx, len(y)))
-        counted, labels = outputs[: count or None], y[: count or None]
-        self.means.log(self, stage, self.losses(counted, labels.to(outputs.dtype), True), count)
-        log_errors(self.means, self, stage, prediction[: count or None] - labels, count)
-        return prediction
+        return self.point(outputs), self.losses(outputs[counted], y[counted].to(outputs.dtype), True)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Point predictions ``(B,)`` in original units."""
-        return self(batch if isinstance(batch, Tensor) else batch[0])
+        """Point predictions ``(B,)`` in the labels' units."""
+        return self(batch_inputs(batch))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam with the authors' epsilon."""

@@ -1,4 +1,4 @@
-"""What a module learns of the training labels before it trains: their range, and their targets."""
+"""What a module takes from the training labels before it trains: their range, and their targets."""
 
 import math
 from collections.abc import Callable
@@ -13,9 +13,10 @@ TABLE_BYTES = 64 * 2**20  # most that the targets computed in advance may take
 
 
 def training_labels(trainer: Any) -> Tensor | None:
-    """All labels of the training rows: the data module's ``training_targets``, or else one pass over the loader.
+    """The labels of all training rows, on every process.
 
-    The pass draws nothing from torch's generators. On several processes each gets the labels of all.
+    They are the data module's ``training_targets``, or else those of one pass over the training loader, which draws
+    nothing from torch's generators.
 
     Args:
         trainer: Lightning's, at the start of a fit.
@@ -24,7 +25,7 @@ def training_labels(trainer: Any) -> Tensor | None:
         ``(N,)`` float32 on the CPU; None for a loader without a length.
 
     Raises:
-        ValueError: There is none, or some are NaN or infinite, or the batches are of another kind.
+        ValueError: There are no labels, some are NaN or infinite, or a batch is not ``(x, y)``.
     """
     labels: Tensor | None = getattr(trainer.datamodule, "training_targets", None)
     if labels is None:
@@ -33,8 +34,8 @@ def training_labels(trainer: Any) -> Tensor | None:
             loader: Any = trainer.train_dataloader
             if not math.isfinite(trainer.num_training_batches):
                 return None
-            found = [_labels(batch) for batch in islice(loader, int(trainer.num_training_batches))]
-        labels = torch.cat(found) if found else torch.empty(0)
+            batches = [_labels(batch) for batch in islice(loader, int(trainer.num_training_batches))]
+        labels = torch.cat(batches) if batches else torch.empty(0)
         if trainer.world_size > 1:
             gathered: list[Any] = [None] * trainer.world_size
             distributed.all_gather_object(gathered, labels)
@@ -55,27 +56,23 @@ def _labels(batch: Any) -> Tensor:
 
 
 def label_range(labels: Tensor | None, low: float | None, high: float | None) -> tuple[float, float]:
-    """The ends that were given, or else the smallest and largest label.
+    """The ends of the support: those that were given, or else the smallest and largest label.
 
     Raises:
         ValueError: The labels are needed and unknown, or leave no range.
     """
-    if low is not None and high is not None:
-        return low, high
     if labels is None:
         raise ValueError("the training loader has no length, so its labels are unknown: give low and high")
     smallest, largest = (float(value) for value in labels.aminmax())
     low, high = smallest if low is None else low, largest if high is None else high
     if low < high:
         return low, high
-    what = f"all {len(labels)} training labels are {smallest:g}" if smallest == largest else f"low={low}, high={high}"
-    if len(labels) == 1:
-        what = f"the only training label is {smallest:g}"
-    raise ValueError(f"{what}: a support needs two different ends, so give low and high with low < high")
+    given = f"all {len(labels)} training labels are {smallest:g}" if smallest == largest else f"low={low}, high={high}"
+    raise ValueError(f"{given}: a support needs two different ends, so give low and high with low < high")
 
 
 def warn_of_clamped(labels: Tensor, edges: Tensor, share: float) -> None:
-    """Warn when more than a share of the labels lie outside the support, whose nearest end they then count as."""
+    """Warn when more than a share of the labels lie outside the support and thus count as its nearer end."""
     low, high = float(edges[0]), float(edges[-1])
     outside = int(((labels < low) | (labels > high)).sum())
     if outside > share * len(labels):
@@ -88,14 +85,14 @@ def warn_of_clamped(labels: Tensor, edges: Tensor, share: float) -> None:
 
 
 class TargetTable:
-    """The targets of all labels that a run can meet, computed once.
+    """The targets of all training labels, computed once and looked up in each step.
 
-    A look-up takes half of the time of the error functions (``benchmarks.speed.step_time``). It is for
-    the CPU: on a GPU the test whether a label is known would stall the queue.
+    A look-up takes half of the time of the error functions (``benchmarks.speed.step_time``). It is for the CPU: on a
+    GPU the test whether a label is known would stall the queue.
 
     Args:
         labels: ``(N,)``, on the CPU.
-        target: From labels ``(U,)`` to masses ``(U, k)``.
+        target: Function from labels ``(U,)`` to masses ``(U, k)``.
     """
 
     def __init__(self, labels: Tensor, target: Callable[[Tensor], Tensor]) -> None:

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from callbacks import OODEvaluation
 from callbacks.ood import feature_scores as ood_features
 from callbacks.ood import scores as ood_scores
-from callbacks.ood.choice import BUILT_IN, FITTED, NEED_FEATURES, NEED_HEAD
-from callbacks.ood.metrics import detection_figures
+from callbacks.ood.metrics import detection_metrics
+from callbacks.ood.selection import BUILT_IN, FITTED, NEED_FEATURES, NEED_HEAD
 
 OWN = ("log_density", "distance")
 FIGURES = ("auroc", "auroc_low", "auroc_high", "ap_ood", "ap_id", "fpr95_ood_positive", "fpr95_id_positive")
@@ -60,7 +60,7 @@ def test_figures_are_those_of_the_scores_of_the_transformed_inputs():
             "distance": lambda x: x.square().sum(1),
         }
         for name, score in expected.items():
-            figures = detection_figures(score(inside).numpy(), score(outside).numpy())
+            figures = detection_metrics(score(inside).numpy(), score(outside).numpy())
             found = results["sets"]["far/shifted"][name]
             assert {key: found[key] for key in figures} == pytest.approx(figures, abs=1e-12), name
 
@@ -313,7 +313,7 @@ def test_nan_in_one_ood_set_is_refused_by_its_name():
 
 
 def test_names_must_fit_the_loaders():
-    with pytest.raises(ValueError, match="2 names for 3 test loaders"):
+    with pytest.raises(ValueError, match="2 names for 3 loaders"):
         evaluate(test_sets=["toy", "near/one"])
     with pytest.raises(ValueError, match="each once"):
         OODEvaluation(test_sets=["toy", "toy"])

@@ -304,7 +304,7 @@ def test_the_gradient_of_the_loss_is_bounded_whatever_the_label():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((0, 1, 1), "bins is 1; a histogram needs at least 2"),
+        ((0, 1, 1), "bins is 1; expected a number of at least 2"),
         ((3, 3, 10), r"\[low, high\] = \[3, 3\]; expected finite numbers with low < high"),
         ((0, math.nan, 10), "expected finite numbers"),
         ((0, 1, 10, -1), "padding_sigmas is -1"),
