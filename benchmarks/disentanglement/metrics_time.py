@@ -73,7 +73,7 @@ def score_all(metrics: list[str], train: int, test: int, votes: int, test_votes:
         points: Any = None
         if draw is not None:
             points = tuple(draw(sample, codes_of, FACTOR_SIZES, number, generator) for number in (votes, test_votes))
-        material = Material(split, points, points, {}, False, 0)
+        material = Material(split, points, points, {})
         scores, _ = SCORES[metric](material)
         seconds[metric] = now() - start
         shown = ", ".join(f"{name} {score:.3f}" for name, score in scores.items())

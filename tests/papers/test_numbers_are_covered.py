@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FURTHER = {
-    "jem": ["sgld", "ReplayMemory", "learning_rate_factor", "diverged", "Rungs", "class_moments", "uniform_start"],
+    "jem": ["sgld", "ReplayMemory", "learning_rate_factor", "diverged", "Escalation", "class_moments", "uniform_start"],
     "classifier": ["warmup_cosine"],
     "local_error": ["ChannelDeviation", "FeedbackLinear", "average_pooling", "AveragePooling", "pooling"],
     "histogram_loss": ["PiecewiseUniform"],
@@ -20,8 +20,11 @@ PAPERS = sorted(path.parent.name for path in ROOT.glob("zoo/*/loss.py"))
 
 def public(paper: str) -> set[str]:
     module = import_module(f"zoo.{paper}.loss")
+    named = getattr(module, "__all__", ())  # what stands in the shared rooms and is a loss of this paper
     own = [
-        name for name, found in inspect.getmembers(module, inspect.isfunction) if found.__module__ == module.__name__
+        name
+        for name, found in inspect.getmembers(module, inspect.isfunction)
+        if found.__module__ == module.__name__ or name in named
     ]
     return {name for name in own if not name.startswith("_")} | set(FURTHER.get(paper, []))
 

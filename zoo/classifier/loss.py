@@ -1,22 +1,5 @@
-"""The loss of a supervised classifier."""
+"""The loss of a supervised classifier: cross-entropy with label smoothing, from the functions that papers share."""
 
-from torch import Tensor
+from ..shared.losses import cross_entropy as classification_loss
 
-from ..shared.losses import cross_entropy
-
-
-def classification_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Mean cross-entropy between softmax(logits) and the labels, in nats.
-
-    Args:
-        logits: ``(B, K)``, any floating dtype; computed in float32 at least.
-        labels: ``(B,)``, integers in ``[0, K)``.
-        label_smoothing: Share of the target's mass spread evenly over all K classes (Szegedy et al. 2016, section 7).
-
-    Returns:
-        A scalar, at least 0; NaN for an empty batch.
-
-    Raises:
-        ValueError: For labels that are no integers or do not fit the logits, or a share outside [0, 1].
-    """
-    return cross_entropy(logits, labels, label_smoothing)
+__all__ = ["classification_loss"]

@@ -1,11 +1,11 @@
 """beta-VAE, AnnealedVAE, DIP-VAE and beta-TCVAE, each with its own regulariser."""
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ..shared.arguments import check_at_least, check_choice
+from ..shared.arguments import check_at_least
 from .loss import (
     annealed_capacity,
     capacity_penalty,
@@ -154,8 +154,7 @@ class DIPVAE(VAE):
         likelihood: Likelihood = "bernoulli",
         lr: float = 1e-4,
     ) -> None:
-        check_choice("variant", variant, ("I", "II"))
-        check_at_least(0, lambda_od=lambda_od, lambda_d=lambda_d or 0)
+        check_at_least(0, lambda_od=lambda_od, lambda_d=lambda_d)
         super().__init__()
 
     def regulariser(self, codes: Codes, kl: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
@@ -207,7 +206,6 @@ class BetaTCVAE(VAE):
         lr: float = 1e-4,
     ) -> None:
         check_at_least(0, beta=beta)
-        check_choice("estimator", estimator, get_args(Estimator))
         if estimator in ("weighted", "stratified"):
             if dataset_size is None:
                 raise ValueError(f"estimator {estimator!r} needs dataset_size, the number of different images")

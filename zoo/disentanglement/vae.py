@@ -1,18 +1,18 @@
 """What the six methods share: encoder and decoder, steps, logging, optimiser."""
 
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
-from ..shared.arguments import check_at_least, check_choice, check_positive
-from ..shared.batches import check_unit_images
+from ..shared.arguments import check_at_least, check_literals, check_positive
+from ..shared.batches import batch_inputs, check_unit_images
 from ..shared.evaluation import SetMeans, positions
 from ..shared.processes import gather_rows, own_draw
-from ..shared.schedules import logs_now
+from ..shared.schedules import check_is_due, log_training
 from .loss import at_least_float32, bernoulli_entropy, bernoulli_reconstruction, gaussian_reconstruction, kl_divergence
 from .net import Decoder, Encoder, check_image_shape
 
@@ -46,8 +46,7 @@ class VAE(LightningModule):
         super().__init__()
         self.save_hyperparameters()
         h: Any = self.hparams
-        check_choice("likelihood", h.likelihood, get_args(Likelihood))
-        check_choice("statistics", h.get("statistics", "local"), get_args(Statistics))
+        check_literals(self)
         check_at_least(1, num_latents=h.num_latents)
         check_positive(lr=h.lr)
         self.image_shape = tuple(h.image_shape)
@@ -152,13 +151,11 @@ class VAE(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss of a batch."""
-        x = batch if isinstance(batch, Tensor) else batch[0]
-        log_now = logs_now(self.trainer)
-        if log_now or batch_idx == 0 or not x.is_cuda:  # on a GPU the check would stall the queue in each step
+        x = batch_inputs(batch)
+        if check_is_due(self, batch_idx, x):
             check_unit_images(x, self.image_shape)
         terms = self.objective(x)
-        if log_now:
-            self.log_dict({f"train/{name}": value for name, value in terms.items()})
+        log_training(self, **terms)
         return self.minimised(terms)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -171,7 +168,7 @@ class VAE(LightningModule):
             self._evaluate(batch, batch_idx, "test")
 
     def _evaluate(self, batch: Any, batch_idx: int, stage: str) -> None:
-        x = batch if isinstance(batch, Tensor) else batch[0]
+        x = batch_inputs(batch)
         check_unit_images(x, self.image_shape)
         numbers = positions(self.trainer, batch_idx, len(x))
         count = len(numbers)
@@ -188,7 +185,7 @@ class VAE(LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Posterior means ``(B, L)``."""
-        return self.encode(batch if isinstance(batch, Tensor) else batch[0])
+        return self.encode(batch_inputs(batch))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam with a constant learning rate."""

@@ -4,14 +4,14 @@ All learn labels on the scale on which the support is [0, 1], as in the authors'
 scale too; the errors are in the labels' units.
 """
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Laplace, MixtureSameFamily, Normal
 from torch.nn import functional
 
-from ..shared.arguments import check_at_least, check_choice, check_positive
+from ..shared.arguments import check_at_least, check_positive
 from ..shared.processes import own_draw
 from .loss import gaussian_loss, mixture_loss
 from .net import Initialisation
@@ -35,8 +35,7 @@ class PointRegression(RegressionModule):
         num_features: Number of input features D; the command line takes it from the data.
         hidden: Width of each hidden layer.
         input_dropout: Probability with which an input feature is dropped in training.
-        initialisation: ``lecun_uniform``, the paper's, with biases of zero; or ``torch``, torch's own, without which
-            the ReLUs of a network with one feature all bend at its mean.
+        initialisation: ``lecun_uniform``, the paper's, with zero biases; ``torch``, which a single feature needs.
         loss: ``l2``, ``l1`` or ``huber``.
         huber_delta: Where the Huber loss turns from square to linear, as a share of the labels' range.
         output_noise: Standard deviation of normal noise on the output in training, as a share of the labels' range.
@@ -65,8 +64,7 @@ class PointRegression(RegressionModule):
         high: float | None = None,
         lr: float = 1e-3,
     ) -> None:
-        check_choice("loss", loss, get_args(PointLoss))
-        check_positive(huber_delta=huber_delta, **({} if gradient_clip is None else {"gradient_clip": gradient_clip}))
+        check_positive(huber_delta=huber_delta, gradient_clip=gradient_clip)
         check_at_least(0, output_noise=output_noise)
         super().__init__(outputs=1)
         self.register_buffer("residual_scale", torch.tensor(torch.nan))
@@ -100,7 +98,7 @@ class PointRegression(RegressionModule):
     def on_validation_epoch_end(self) -> None:
         """Take over the size of the validation residuals."""
         if not self.trainer.sanity_checking:
-            error: Any = self.means.of["val/mae" if self.hparams["loss"] == "l1" else "val/rmse"]
+            error: Any = self.means.metrics["val/mae" if self.hparams["loss"] == "l1" else "val/rmse"]
             self._set_residual_scale(error.compute())
 
     def _set_residual_scale(self, scale: Tensor) -> None:
@@ -130,8 +128,7 @@ class GaussianRegression(RegressionModule):
         num_features: Number of input features D; the command line takes it from the data.
         hidden: Width of each hidden layer.
         input_dropout: Probability with which an input feature is dropped in training.
-        initialisation: ``lecun_uniform``, the paper's, with biases of zero; or ``torch``, torch's own, without which
-            the ReLUs of a network with one feature all bend at its mean.
+        initialisation: ``lecun_uniform``, the paper's, with zero biases; ``torch``, which a single feature needs.
         smallest_scale: Smallest standard deviation, above 0, as a share of the labels' range.
         low: Smallest label; by default that of the training rows.
         high: Largest label; by default that of the training rows.
@@ -182,8 +179,7 @@ class MixtureDensityNetwork(RegressionModule):
         num_features: Number of input features D; the command line takes it from the data.
         hidden: Width of each hidden layer.
         input_dropout: Probability with which an input feature is dropped in training.
-        initialisation: ``lecun_uniform``, the paper's, with biases of zero; or ``torch``, torch's own, without which
-            the ReLUs of a network with one feature all bend at its mean.
+        initialisation: ``lecun_uniform``, the paper's, with zero biases; ``torch``, which a single feature needs.
         components: Number of normal distributions, at least 1.
         smallest_scale: Smallest standard deviation, above 0, as a share of the labels' range.
         low: Smallest label; by default that of the training rows.

@@ -12,16 +12,12 @@ from .loss import bin_centres, histogram_mean, histogram_median, histogram_mode
 class PiecewiseUniform(Distribution):
     """A histogram as a probability distribution: uniform within each of k bins, zero outside.
 
-    All quantities are exact, in the units of the edges; NaN gives NaN.
+    All quantities are exact, in the units of the edges; NaN gives NaN. Attributes: ``edges``, ``(k + 1,)``; the masses
+    ``probs`` and their logarithms ``logits``, ``(*batch, k)``.
 
     Args:
         edges: ``(k + 1,)``, rising, shared by the batch; the widths may differ.
         logits: ``(*batch, k)``; the bins' masses are their softmax.
-
-    Attributes:
-        edges: ``(k + 1,)``.
-        logits: ``(*batch, k)``, logarithms of the masses.
-        probs: ``(*batch, k)``, the masses.
 
     Raises:
         ValueError: For NaN logits, fewer than one bin, or edges that do not rise, are infinite or do not fit the

@@ -1,11 +1,10 @@
 """Regression with the histogram loss."""
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ..shared.arguments import check_choice
 from .distribution import PiecewiseUniform
 from .loss import (
     bin_edges,
@@ -44,8 +43,7 @@ class HistogramRegression(RegressionModule):
         num_features: Number of input features D; the command line takes it from the data.
         hidden: Width of each hidden layer.
         input_dropout: Probability with which an input feature is dropped in training.
-        initialisation: ``lecun_uniform``, the paper's, with biases of zero; or ``torch``, torch's own, without which
-            the ReLUs of a network with one feature all bend at its mean.
+        initialisation: ``lecun_uniform``, the paper's, with zero biases; ``torch``, which a single feature needs.
         target: ``gaussian``, a normal distribution around the label, cut off at the support's ends (HL-Gaussian);
             ``dirac``, the label's bin (HL-OneBin); ``uniform``, that with some mass in every other bin (HL-Uniform);
             ``projected``, the two bins around the label (HL-Projected).
@@ -85,8 +83,6 @@ class HistogramRegression(RegressionModule):
         prediction: Point = "mean",
         lr: float = 1e-3,
     ) -> None:
-        check_choice("target", target, get_args(Target))
-        check_choice("prediction", prediction, get_args(Point))
         edges = bin_edges(0, 1, bins, padding_sigmas, sigma_ratio, padding_share)  # refused now, not when a fit starts
         if target == "uniform":
             uniform_mix_target(torch.zeros(1), edges, uniform_mass)

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Literal
 
 from torch import Tensor, nn
 
-from ..shared.arguments import check_at_least, check_choice
+from ..shared.arguments import check_at_least
 from ..shared.nets.dropout import Dropout
 
 Initialisation = Literal["lecun_uniform", "torch"]
@@ -21,10 +21,11 @@ class RegressionNetwork(nn.Module):
         hidden: Width of each hidden layer, possibly none.
         outputs: Number of outputs.
         input_dropout: Probability with which a feature is dropped in training.
-        initialisation: ``lecun_uniform``, LeCun-uniform weights and biases of zero, or ``torch``, torch's own.
+        initialisation: ``lecun_uniform``, LeCun-uniform weights and zero biases, or ``torch``, torch's own. With zero
+            biases all ReLUs of a network with one feature bend at its mean.
 
     Raises:
-        ValueError: For a size below 1, a probability out of range, or another initialisation.
+        ValueError: For a size below 1 or a probability out of range.
     """
 
     def __init__(
@@ -36,7 +37,6 @@ class RegressionNetwork(nn.Module):
         initialisation: Initialisation = "lecun_uniform",
     ) -> None:
         super().__init__()
-        check_choice("initialisation", initialisation, get_args(Initialisation))
         sizes = [num_features, *hidden]
         check_at_least(1, num_features=num_features, **{f"hidden[{i}]": width for i, width in enumerate(hidden)})
         layers: list[nn.Module] = []

@@ -8,10 +8,11 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from ..shared.batches import check_regression_batch
-from ..shared.evaluation import SetMeans, log_errors, positions
+from ..shared.arguments import check_literals
+from ..shared.batches import batch_inputs, check_regression_batch
+from ..shared.evaluation import SetMeans, judge_regressor
 from ..shared.losses import at_least_float32
-from ..shared.schedules import logs_now
+from ..shared.schedules import check_is_due, log_training, logs_now
 from .net import RegressionNetwork
 from .support import label_range, training_labels
 
@@ -35,6 +36,7 @@ class RegressionModule(LightningModule):
     def __init__(self, outputs: int, edges: int = 2) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["outputs", "edges"])
+        check_literals(self)
         self.network: Any = self.build_network(outputs)
         self.register_buffer("edges", torch.full((edges,), torch.nan))
         self._edges_set = False  # spares a GPU the look at the buffer in each step
@@ -130,44 +132,35 @@ class RegressionModule(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """The loss of a batch."""
         x, y = batch
-        log_now = logs_now(self.trainer)
-        if log_now or batch_idx == 0 or not x.is_cuda:  # on a GPU the check would stall the queue in each step
+        if check_is_due(self, batch_idx, x):
             check_regression_batch(x, y, self.hparams["num_features"])
         outputs = self._outputs(x)
-        metrics = self.losses(outputs, y.to(outputs.dtype), log_now)
-        if log_now:
-            self.log_dict({f"train/{name}": value for name, value in metrics.items()})
-        return metrics["loss"]
+        losses = self.losses(outputs, y.to(outputs.dtype), logs_now(self.trainer))
+        log_training(self, **losses)
+        return losses["loss"]
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Log the norm of the loss's gradient, before any clipping."""
-        if logs_now(self.trainer):
-            gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
-            self.log("train/gradient_norm", nn.utils.get_total_norm(gradients))
+        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+        log_training(self, gradient_norm=lambda: nn.utils.get_total_norm(gradients))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Loss and errors on the validation set."""
-        self._evaluate(batch, batch_idx, "val")
+        judge_regressor(self, "val", batch, batch_idx, self._evaluate)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Point predictions for the callbacks; loss and errors on the data's own test set, which comes first."""
-        return {"prediction": self._evaluate(batch, batch_idx, "test") if dataloader_idx == 0 else self(batch[0])}
+        return judge_regressor(self, "test", batch, batch_idx, self._evaluate, dataloader_idx)
 
-    def _evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, stage: str) -> Tensor:
-        x, y = batch
-        check_regression_batch(x, y, self.hparams["num_features"])
+    def _evaluate(self, x: Tensor, y: Tensor, counted: slice) -> tuple[Tensor, dict[str, Tensor]]:
+        """Predictions of all samples, and the losses of those that count."""
         self._check_edges()
         outputs = self._outputs(x)
-        prediction = self.point(outputs)
-        count = len(positions(self.trainer, batch_idx, len(y)))
-        counted, labels = outputs[: count or None], y[: count or None]
-        self.means.log(self, stage, self.losses(counted, labels.to(outputs.dtype), True), count)
-        log_errors(self.means, self, stage, prediction[: count or None] - labels, count)
-        return prediction
+        return self.point(outputs), self.losses(outputs[counted], y[counted].to(outputs.dtype), True)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Point predictions ``(B,)`` in the labels' units."""
-        return self(batch if isinstance(batch, Tensor) else batch[0])
+        return self(batch_inputs(batch))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam with the authors' epsilon."""

@@ -2,46 +2,11 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..shared.processes import share
+from ..shared.nets.dropout import ChannelDropout
 from .recompute import ConvolutionBody
-
-
-class Dropout(nn.Module):
-    """Dropout of whole channels of maps ``(n, C, H, W)``, or of the numbers of vectors ``(n, d)``.
-
-    Each process draws the masks of all and takes its own, because a seed makes their generators alike and no two shall
-    drop the same. A mask has one number for each channel, so that costs nothing.
-
-    Args:
-        probability: In [0, 1).
-
-    Raises:
-        ValueError: For a probability out of range.
-    """
-
-    def __init__(self, probability: float) -> None:
-        super().__init__()
-        if not 0 <= probability < 1:
-            raise ValueError(f"dropout is {probability}; expected a probability in [0, 1)")
-        self.probability = probability
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The same shape."""
-        if not self.training or not self.probability:
-            return x
-        rank, processes = share()
-        kept = 1 - self.probability
-        masks = torch.empty(processes, *x.shape[:2], device=x.device).bernoulli_(kept)
-        mask = (masks[rank] / kept).to(x.dtype)
-        return x * mask.view(*mask.shape, *[1] * (x.dim() - 2))
-
-    def extra_repr(self) -> str:
-        """The probability, for printing."""
-        return f"{self.probability}"
 
 
 class AverageMap(nn.Module):
@@ -143,8 +108,8 @@ def residual(inputs: int, outputs: int, stride: int, slope: float, dropout: floa
     if stride > 1 or inputs != outputs:
         shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
     return [
-        ResidualStart(ConvolutionBody(*body(inputs, stride), non_linearity(slope)), Dropout(dropout)),
-        ResidualEnd(nn.Sequential(*body(outputs, 1)), shortcut, non_linearity(slope), Dropout(dropout)),
+        ResidualStart(ConvolutionBody(*body(inputs, stride), non_linearity(slope)), ChannelDropout(dropout)),
+        ResidualEnd(nn.Sequential(*body(outputs, 1)), shortcut, non_linearity(slope), ChannelDropout(dropout)),
     ]
 
 
@@ -161,6 +126,6 @@ def pre_activation_residual(inputs: int, outputs: int, stride: int, slope: float
     same = stride == 1 and inputs == outputs
     shortcut = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
     return [
-        ResidualStart(body(inputs, stride), Dropout(dropout)),
+        ResidualStart(body(inputs, stride), ChannelDropout(dropout)),
         ResidualEnd(body(outputs, 1), shortcut, nn.Identity()),
     ]

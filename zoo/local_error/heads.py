@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..shared.arguments import check_choice
 from ..shared.processes import gather_rows
 from .loss import (
     backprop_free_prediction_loss,
@@ -142,8 +143,7 @@ class LocalHead(nn.Module):
             raise ValueError(
                 f"a block gives {tuple(shape)} for each sample; its local loss needs (d,) or (channels, height, width)"
             )
-        if loss not in get_args(LossName):
-            raise ValueError(f"loss is {loss!r}; expected one of {', '.join(get_args(LossName))}")
+        check_choice("loss", loss, get_args(LossName))
         self.num_classes, self.beta, self.all_pairs = num_classes, beta, all_pairs
         self.backprop_free = loss.endswith("-bpf")
         self.prediction: Classifier | None = None

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..shared.arguments import check_share
 from ..shared.losses import at_least_float32, check_rows, cross_entropy
 from .deviation import ChannelDeviation
 from .feedback import FeedbackLinear
@@ -147,6 +148,5 @@ def local_loss(prediction: Tensor, similarity: Tensor, beta: float) -> Tensor:
     Raises:
         ValueError: For a weight out of range.
     """
-    if not 0 <= beta <= 1:
-        raise ValueError(f"beta is {beta}; expected a weight in [0, 1]")
+    check_share(beta=beta)
     return (1 - beta) * prediction + beta * similarity

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .blocks import AverageMap, Block, Dropout, convolution, linear, non_linearity, pre_activation_residual, residual
+from ..shared.arguments import check_choice, check_image_shape, check_names
+from ..shared.nets.dropout import ChannelDropout
+from .blocks import AverageMap, Block, convolution, linear, non_linearity, pre_activation_residual, residual
 from .recompute import ConvolutionBody
 
 Shape = tuple[int, int, int]
@@ -100,7 +102,7 @@ def MLP(image_shape: Shape, dropout: float, slope: float, hidden: Sequence[int] 
     """
     blocks, inputs = [], image_shape[0] * image_shape[1] * image_shape[2]
     for units in hidden:
-        blocks.append(linear(inputs, units, slope, Dropout(dropout)))
+        blocks.append(linear(inputs, units, slope, ChannelDropout(dropout)))
         inputs = units
     return blocks
 
@@ -144,7 +146,7 @@ def VGG(
         pools = [nn.MaxPool2d(2) for following in layers[position + 1 : position + 2] if following == "M"]
         outputs = max(1, round(int(layer) * width))
         kernel, stride = (7, 2) if large and not blocks else (3, 1)
-        after = nn.Sequential(Dropout(dropout), *pools)
+        after = nn.Sequential(ChannelDropout(dropout), *pools)
         blocks.append(convolution(channels, outputs, slope, kernel, stride, after))
         channels = outputs
     inputs = output_shapes(blocks, image_shape)[1]
@@ -180,7 +182,7 @@ def ResNet(
         width: Channels of the stem and the first stage; each later stage has twice as many as the one before.
     """
     stem = nn.Conv2d(image_shape[0], width, 3, padding=1, bias=False), nn.BatchNorm2d(width), non_linearity(slope)
-    blocks, channels = [Block(nn.Sequential(*stem), Dropout(dropout))], width
+    blocks, channels = [Block(nn.Sequential(*stem), ChannelDropout(dropout))], width
     for stage, depth in enumerate(depths):
         for number in range(depth):
             outputs, stride = width * 2**stage, 2 if stage and not number else 1
@@ -250,11 +252,7 @@ def make_blocks(name: str, image_shape: Shape, dropout: float, slope: float, **a
     Raises:
         ValueError: For an unknown name or argument, or an impossible image shape.
     """
-    if name not in NETWORKS:
-        raise ValueError(f"network {name!r} is unknown; expected one of {', '.join(NETWORKS)}")
-    if len(image_shape) != 3 or min(image_shape) < 1:
-        raise ValueError(f"image_shape is {tuple(image_shape)}; expected (channels, height, width), all positive")
-    known = list(signature(NETWORKS[name]).parameters)[3:]
-    if unknown := sorted(arguments.keys() - set(known)):
-        raise ValueError(f"network_args has {unknown}, which {name} does not take; it takes {known}")
+    check_choice("network", name, [*NETWORKS])
+    check_image_shape(image_shape)
+    check_names("network_args", arguments, name, list(signature(NETWORKS[name]).parameters)[3:])
     return NETWORKS[name](tuple(image_shape), dropout, slope, **arguments)

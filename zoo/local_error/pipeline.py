@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, distributed, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..shared.private_names import deal_no_training_batches
 from .messages import broadcast, receive, send
 from .net import LocalNetwork
 
@@ -96,13 +97,7 @@ class PipelineStrategy(DDPStrategy):
 
     def setup(self, trainer: Trainer) -> None:
         """Keep the trainer from dealing training batches out, and from holding the first stage back."""
-        connector: Any = trainer._data_connector
-        requires = connector._requires_distributed_sampler
-        connector._requires_distributed_sampler = lambda loader: not trainer.training and requires(loader)
-        # A broadcast before each batch, of whether the first process was told to stop. With gloo it lasts until the
-        # others have come to the same batch: the stages would run in turn.
-        loop: Any = trainer.fit_loop.epoch_loop
-        loop._broadcast_sigterm_tensor = lambda: None
+        deal_no_training_batches(trainer)
         super().setup(trainer)
 
     def setup_environment(self) -> None:
@@ -133,12 +128,12 @@ class PipelineStrategy(DDPStrategy):
             work.wait()
         self._under_way = []
 
-    def figures(self, own: Sequence[Tensor]) -> list[Tensor]:
-        """The losses of all blocks and of the output layer, then the accuracy, of each process' own, in that order."""
-        found = torch.zeros(len(self._network.blocks) + 2, dtype=torch.float64, device=self.root_device)
-        found[self.own.start : self.own.start + len(own)] = torch.stack([*own]).to(found)
-        distributed.all_reduce(found)
-        return [*found.to(own[0].dtype)]
+    def gather_metrics(self, own: Sequence[Tensor]) -> list[Tensor]:
+        """The losses of all blocks, the loss of the output layer and the accuracy, from those of each process."""
+        metrics = torch.zeros(len(self._network.blocks) + 2, dtype=torch.float64, device=self.root_device)
+        metrics[self.own.start : self.own.start + len(own)] = torch.stack([*own]).to(metrics)
+        distributed.all_reduce(metrics)
+        return [*metrics.to(own[0].dtype)]
 
     def training_step(self, *arguments: Any, **keywords: Any) -> Any:
         """The module's; at the end of an epoch and of the training the weights come together for all hooks to see."""

@@ -36,7 +36,7 @@ class Average:
             tensor.copy_(piece.view(tensor.shape))
 
 
-def learnt_from_batch(modules: Iterable[nn.Module]) -> list[Tensor]:
+def gradients_and_statistics(modules: Iterable[nn.Module]) -> list[Tensor]:
     """The gradients of some modules, and their running statistics, which each process gathers from its own batches.
 
     DDP would broadcast rank 0's statistics; here they are averaged with the gradients and cost no message of their own.

@@ -1,37 +1,93 @@
 """Checks of constructor arguments, with one message for each kind: the name, the value and what was expected."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, get_args, get_origin
+
+from lightning.pytorch import LightningModule
+
+
+def check_literals(module: LightningModule) -> None:
+    """Check each saved argument whose annotation is a ``Literal``, those of parent classes included.
+
+    Args:
+        module: After ``save_hyperparameters()``.
+
+    Raises:
+        ValueError: An argument is none of its choices.
+    """
+    annotations: dict[str, Any] = {}
+    for kind in reversed(type(module).__mro__):
+        annotations |= getattr(vars(kind).get("__init__"), "__annotations__", {})
+    for name, annotation in annotations.items():
+        if get_origin(annotation) is Literal and name in module.hparams:
+            check_choice(name, module.hparams[name], get_args(annotation))
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Refuse a word that is none of the choices.
+    """Check that a word is one of the choices.
 
     Raises:
-        ValueError: With the name, the value and what was expected.
+        ValueError: It is none of them.
     """
     if value not in choices:
         raise ValueError(f"{name} is {value!r}; expected one of {', '.join(choices)}")
 
 
 def check_at_least(least: int, **values: Any) -> None:
-    """Refuse numbers below a bound, NaN and infinity.
+    """Check that numbers are finite and not below a bound; None passes.
 
     Raises:
-        ValueError: With the name, the value and what was expected.
+        ValueError: One is below it, infinite or NaN.
     """
     for name, value in values.items():
-        if not least <= value < math.inf:
+        if value is not None and not least <= value < math.inf:
             raise ValueError(f"{name} is {value}; expected a number of at least {least}")
 
 
 def check_positive(**values: Any) -> None:
-    """Refuse 0, numbers below it, NaN and infinity.
+    """Check that numbers are finite and above 0; None passes.
 
     Raises:
-        ValueError: With the name, the value and what was expected.
+        ValueError: One is 0 or below, infinite or NaN.
     """
     for name, value in values.items():
-        if not 0 < value < math.inf:
+        if value is not None and not 0 < value < math.inf:
             raise ValueError(f"{name} is {value}; expected a number above 0")
+
+
+def check_share(**values: Any) -> None:
+    """Check that numbers lie in [0, 1]; None passes.
+
+    Raises:
+        ValueError: One lies outside or is NaN.
+    """
+    for name, value in values.items():
+        if value is not None and not 0 <= value <= 1:
+            raise ValueError(f"{name} is {value}; expected a share in [0, 1]")
+
+
+def check_names(argument: str, given: Iterable[str], taker: str, known: Sequence[str]) -> None:
+    """Check that what takes a dictionary of further arguments knows all their names.
+
+    Args:
+        argument: The dictionary's own name.
+        given: The names in it.
+        taker: Name of the function or class that takes them.
+        known: The names that it takes.
+
+    Raises:
+        ValueError: It does not know one of them.
+    """
+    if unknown := sorted(set(given) - set(known)):
+        raise ValueError(f"{argument} has {unknown}, which {taker} does not take; it takes {[*known]}")
+
+
+def check_image_shape(image_shape: Sequence[int]) -> None:
+    """Check the shape of one image, ``(channels, height, width)``.
+
+    Raises:
+        ValueError: It has another number of sizes, or one below 1.
+    """
+    if len(image_shape) != 3 or min(image_shape) < 1:
+        raise ValueError(f"image_shape is {tuple(image_shape)}; expected (channels, height, width), all positive")

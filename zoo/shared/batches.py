@@ -1,6 +1,8 @@
-"""What every module refuses, with one message that names the value."""
+"""Batches: their inputs, and checks that every module makes, each with one message that names the value."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,8 +10,29 @@ from torch import Tensor
 ROUNDING = 1e-3  # how far a pixel may lie outside its range: resizing overshoots a little
 
 
+def batch_inputs(batch: Any) -> Tensor:
+    """The inputs x of a batch ``(x, ...)`` or ``x``."""
+    return batch if isinstance(batch, Tensor) else batch[0]
+
+
+def check_parts(batch: Any, names: Sequence[str], example: str) -> None:
+    """Check that a batch is a dictionary with some parts.
+
+    Args:
+        batch: Any batch.
+        names: Names of the parts.
+        example: A data module that gives such batches, for the message.
+
+    Raises:
+        ValueError: It is something else, or lacks one.
+    """
+    if not isinstance(batch, dict) or not set(names) <= batch.keys():
+        what = ", ".join(batch) if isinstance(batch, dict) else type(batch).__name__
+        raise ValueError(f"a batch is {what}; expected {' and '.join(names)}, such as {example} gives")
+
+
 def check_images(x: Tensor, image_shape: tuple[int, ...]) -> None:
-    """Refuse images that would train a module on nonsense.
+    """Check images.
 
     Costs a reduction over the images, and on a GPU a synchronisation.
 
@@ -20,7 +43,7 @@ def check_images(x: Tensor, image_shape: tuple[int, ...]) -> None:
     Raises:
         ValueError: For another shape, NaN or infinite pixels.
     """
-    if not isinstance(x, Tensor):  # of another kind of batch, whose keys were taken for its parts
+    if not isinstance(x, Tensor):  # a dictionary, which was unpacked to its keys
         raise ValueError(f"{x!r:.40} arrived in the place of images; expected batches (x, y): choose other data")
     if tuple(x.shape[1:]) != tuple(image_shape):
         raise ValueError(
@@ -33,7 +56,7 @@ def check_images(x: Tensor, image_shape: tuple[int, ...]) -> None:
 
 
 def check_unit_images(x: Tensor, image_shape: tuple[int, ...]) -> None:
-    """Refuse images that are no images in [-1, 1], for modules that take pixels for probabilities.
+    """Check images in [-1, 1], for modules whose likelihood needs that range.
 
     Costs two reductions over the images, and on a GPU a synchronisation.
 
@@ -51,10 +74,10 @@ def check_unit_images(x: Tensor, image_shape: tuple[int, ...]) -> None:
 
 
 def check_labelled_batch(x: Tensor, y: Tensor, image_shape: tuple[int, ...], num_classes: int) -> None:
-    """Refuse a batch that would train a classifier on nonsense.
+    """Check the batch of a classifier.
 
-    Costs a reduction over the images and one over the labels, and on a GPU a synchronisation: there, call it
-    now and then rather than in each step.
+    Costs a reduction over the images and one over the labels, and on a GPU a synchronisation: in training, ask
+    ``check_is_due`` first.
 
     Args:
         x: Images ``(B, *image_shape)``.
@@ -74,10 +97,10 @@ def check_labelled_batch(x: Tensor, y: Tensor, image_shape: tuple[int, ...], num
 
 
 def check_regression_batch(x: Tensor, y: Tensor, num_features: int) -> None:
-    """Refuse a batch that would train a regressor on nonsense.
+    """Check the batch of a regressor.
 
-    Costs a reduction over the features and one over the labels, and on a GPU a synchronisation: there, call it
-    now and then rather than in each step.
+    Costs a reduction over the features and one over the labels, and on a GPU a synchronisation: in training, ask
+    ``check_is_due`` first.
 
     Args:
         x: Features ``(B, num_features)``.

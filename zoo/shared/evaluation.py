@@ -1,10 +1,11 @@
-"""Figures of whole sets in validation and test: each sample counts once, on any number of processes.
+"""Metrics of whole sets in validation and test: each sample counts once, on any number of processes.
 
 Lightning's distributed sampler repeats samples until every process has as many, and its own weighted mean divides
 counts of several processes as whole numbers. The repeated samples come last, so that each process can tell how many of
 a batch are not.
 """
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -13,7 +14,96 @@ from torch import Tensor, nn
 from torch.utils.data import DistributedSampler
 from torchmetrics import Metric
 
+from .batches import batch_inputs, check_labelled_batch, check_regression_batch
+from .losses import cross_entropy
+
 WIDE = torch.float32 if torch.backends.mps.is_available() else torch.float64  # MPS has no float64
+Evaluate = Callable[[Tensor, Tensor, slice], tuple[Tensor, dict[str, Tensor]]]
+
+
+def judge_classifier(
+    module: Any,
+    stage: str,
+    batch: tuple[Tensor, Tensor],
+    batch_idx: int,
+    dataloader_idx: int = 0,
+    **more: Callable[[Tensor], Tensor],
+) -> dict[str, Tensor]:
+    """The validation or test step of a classifier: logits for the callbacks, loss and accuracy for the loggers.
+
+    Logs ``<stage>/loss``, the cross-entropy in nats, and ``<stage>/acc`` of the first loader; those after it hold
+    other data, whose labels may mean nothing.
+
+    Args:
+        module: With logits ``(B, K)`` as its ``forward``, ``image_shape``, ``num_classes`` in its hyper-parameters, and
+            a ``SetMeans`` as ``means``.
+        stage: ``val`` or ``test``.
+        batch: Images ``(B, *image_shape)`` and labels ``(B,)``.
+        batch_idx: Number of the batch on this process.
+        dataloader_idx: Number of the loader.
+        **more: Further metrics: each a function from logits ``(B, K)`` to a number for each sample, ``(B,)``.
+
+    Returns:
+        ``{"logits": (B, K)}``.
+
+    Raises:
+        ValueError: For images of another shape, NaN or infinite pixels, or labels out of range, in the first loader.
+    """
+    x, y = batch
+    if dataloader_idx:
+        return {"logits": module(x)}
+    check_labelled_batch(x, y, module.image_shape, module.hparams["num_classes"])
+    logits = module(x)
+    metrics = {"loss": cross_entropy(logits, y, reduction="none"), "acc": logits.argmax(1) == y}
+    metrics |= {name: metric(logits) for name, metric in more.items()}
+    module.means.log_each(module, stage, batch_idx, **metrics)
+    return {"logits": logits}
+
+
+def class_probabilities(module: Any, batch: Any) -> Tensor:
+    """The prediction step of a classifier: ``(B, K)`` of a batch ``(x, ...)`` or ``x``."""
+    return module(batch_inputs(batch)).softmax(1)
+
+
+def judge_regressor(
+    module: Any,
+    stage: str,
+    batch: tuple[Tensor, Tensor],
+    batch_idx: int,
+    evaluate: Evaluate,
+    dataloader_idx: int = 0,
+) -> dict[str, Tensor]:
+    """The validation or test step of a regressor: predictions for the callbacks, losses and errors for the loggers.
+
+    Logs ``<stage>/mae``, ``<stage>/rmse`` and what ``evaluate`` returns, of the first loader.
+
+    Args:
+        module: With point predictions ``(B,)`` as its ``forward``, ``num_features`` in its hyper-parameters, and a
+            ``SetMeans`` as ``means``.
+        stage: ``val`` or ``test``.
+        batch: Features ``(B, D)`` and labels ``(B,)``.
+        batch_idx: Number of the batch on this process.
+        evaluate: Called with features, labels, and the slice of the samples that count; returns predictions ``(B,)`` of
+            all samples, and by name means over those that count.
+        dataloader_idx: Number of the loader.
+
+    Returns:
+        ``{"prediction": (B,)}``.
+
+    Raises:
+        ValueError: For features or labels of another shape, NaN or infinity, in the first loader.
+    """
+    x, y = batch
+    if dataloader_idx:
+        return {"prediction": module(x)}
+    check_regression_batch(x, y, module.hparams["num_features"])
+    count = len(positions(module.trainer, batch_idx, len(y)))
+    prediction, means = evaluate(x, y, slice(count or None))
+    module.means.log(module, stage, means, count)
+    errors = (prediction - y).to(WIDE)
+    module.means.log_each(module, stage, batch_idx, mae=errors.abs())
+    module.means.log_each(module, stage, batch_idx, SetRoot, rmse=errors.square())
+    return {"prediction": prediction}
 
 
 def positions(trainer: Trainer, batch_idx: int, size: int) -> Tensor:
@@ -31,12 +121,12 @@ def positions(trainer: Trainer, batch_idx: int, size: int) -> Tensor:
     loaders: Any = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
     while isinstance(loaders, dict | list | tuple) and loaders:
         loaders = next(iter(loaders.values() if isinstance(loaders, dict) else loaders))
-    before = batch_idx * (getattr(loaders, "batch_size", None) or size)
+    here = batch_idx * (getattr(loaders, "batch_size", None) or size) + torch.arange(size)
     sampler = getattr(loaders, "sampler", None)
     if not isinstance(sampler, DistributedSampler):
-        return before + torch.arange(size)
-    found = (before + torch.arange(size)) * sampler.num_replicas + sampler.rank
-    return found[found < len(cast(Any, sampler.dataset))]
+        return here
+    everywhere = here * sampler.num_replicas + sampler.rank
+    return everywhere[everywhere < len(cast(Any, sampler.dataset))]
 
 
 class SetMean(Metric):
@@ -50,11 +140,11 @@ class SetMean(Metric):
         self.add_state("total", torch.zeros((), dtype=WIDE), "sum")
         self.add_state("count", torch.zeros((), dtype=WIDE), "sum")
 
-    def update(self, mean: Tensor, count: int) -> None:
-        """Add the mean of so many samples."""
-        if count:
+    def update(self, total: Tensor, count: int) -> None:
+        """Add the sum over so many samples."""
+        if count:  # else the sum may be NaN
             # not in place: a state that was made in a test is an inference tensor
-            self.total = self.total + mean.detach().to(WIDE) * count
+            self.total = self.total + total
             self.count = self.count + count
 
     def compute(self) -> Tensor:
@@ -71,45 +161,56 @@ class SetRoot(SetMean):
 
 
 class SetMeans(nn.Module):
-    """The means that a module logs in validation and test."""
+    """The means that a module logs in validation and test: an attribute of the module, named ``means``."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.of = nn.ModuleDict()
+        self.metrics = nn.ModuleDict()
 
     @torch.compiler.disable  # `torch.compile` would take the metrics' bookkeeping to pieces
-    def log(
-        self, module: LightningModule, stage: str, figures: dict[str, Tensor], count: int, kind: type[SetMean] = SetMean
+    def log_each(
+        self, module: LightningModule, stage: str, batch_idx: int, kind: type[SetMean] = SetMean, **per_sample: Tensor
     ) -> None:
-        """Add the figures of a batch; every process is to call it for each of its batches.
+        """Add numbers of each sample of a batch; every process is to call it for each of its batches.
 
         Args:
-            module: Whose attribute this is.
+            module: The module whose attribute this is.
             stage: ``val`` or ``test``.
-            figures: By name, each a mean over the samples that count; where none does, any number.
-            count: How many of the batch count, see `positions`.
-            kind: What is logged of the mean, itself or its root.
+            batch_idx: Number of the batch on this process.
+            kind: What is logged of the mean: itself, or its root.
+            **per_sample: By name, a number for each sample of the batch, ``(B,)``.
         """
-        for name, figure in figures.items():
-            key = f"{stage}/{name}"
-            if key not in self.of:
-                self.of[key] = kind().to(module.device)
-            metric: Any = self.of[key]
-            metric.update(figure, count)
-            shared: Any = {"add_dataloader_idx": False, "prog_bar": stage == "val", "metric_attribute": key}
-            module.log(key, metric, batch_size=max(count, 1), **shared)
+        for name, values in per_sample.items():
+            count = len(positions(module.trainer, batch_idx, len(values)))
+            self._add(module, stage, name, values[:count].detach().to(WIDE).sum(), count, kind)
+
+    @torch.compiler.disable  # `torch.compile` would take the metrics' bookkeeping to pieces
+    def log(self, module: LightningModule, stage: str, means: dict[str, Tensor], count: int) -> None:
+        """Add means over the samples of a batch that count; every process is to call it for each of its batches.
+
+        Args:
+            module: The module whose attribute this is.
+            stage: ``val`` or ``test``.
+            means: By name; any number where no sample counts.
+            count: How many samples count, see `positions`.
+        """
+        for name, mean in means.items():
+            self._add(module, stage, name, mean.detach().to(WIDE) * count, count, SetMean)
+
+    def _add(
+        self, module: LightningModule, stage: str, name: str, total: Tensor, count: int, kind: type[SetMean]
+    ) -> None:
+        key = f"{stage}/{name}"
+        if key not in self.metrics:
+            self.metrics[key] = kind().to(module.device)
+        metric: Any = self.metrics[key]
+        metric.update(total, count)
+        shared: Any = {"add_dataloader_idx": False, "prog_bar": stage == "val", "metric_attribute": key}
+        module.log(key, metric, batch_size=max(count, 1), **shared)
 
 
 def log_errors(means: SetMeans, module: LightningModule, stage: str, errors: Tensor, count: int) -> None:
-    """Log ``rmse`` and ``mae`` of a regressor.
-
-    Args:
-        means: The module's.
-        module: That logs.
-        stage: ``val`` or ``test``.
-        errors: Of the samples that count, ``(n,)``; where none does, any.
-        count: How many of the batch count.
-    """
+    """Log ``rmse`` and ``mae`` of a regressor; about to go, see `judge_regressor`."""
     errors = errors.detach().to(WIDE)
-    means.log(module, stage, {"mae": errors.abs().mean()}, count)
-    means.log(module, stage, {"rmse": errors.square().mean()}, count, SetRoot)
+    means._add(module, stage, "mae", errors.abs().sum(), count, SetMean)
+    means._add(module, stage, "rmse", errors.square().sum(), count, SetRoot)

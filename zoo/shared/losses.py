@@ -1,36 +1,39 @@
-"""The loss of class labels."""
+"""The loss of class labels, and checks of what losses are given."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .arguments import check_share
+
 NO_LABEL = -(2**31)  # torch leaves labels of -100 out of the mean, without a word, unless told another number
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Mean cross-entropy between softmax(logits) and the labels, in nats; NaN for an empty batch.
+def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, reduction: str = "mean") -> Tensor:
+    """Cross-entropy between softmax(logits) and the labels, in nats.
 
     Args:
         logits: ``(B, K)``, any floating dtype; computed in float32 at least.
         labels: ``(B,)``, integers in ``[0, K)`` of any dtype; torch refuses others.
-        label_smoothing: Share of the target's mass spread evenly over all K classes, in [0, 1].
+        label_smoothing: Share of the target's mass spread evenly over all K classes, in [0, 1] (Szegedy et al. 2016,
+            section 7).
+        reduction: ``mean`` over the batch, or ``none``.
 
     Returns:
-        A scalar, at least 0.
+        A scalar, NaN for an empty batch, or ``(B,)``; at least 0.
 
     Raises:
         ValueError: For labels that are no integers or do not fit the logits, or a share out of range.
     """
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"label_smoothing is {label_smoothing}; expected a share in [0, 1]")
+    check_share(label_smoothing=label_smoothing)
     labels = class_indices(logits, labels)
     return functional.cross_entropy(
-        at_least_float32(logits), labels, ignore_index=NO_LABEL, label_smoothing=label_smoothing
+        at_least_float32(logits), labels, ignore_index=NO_LABEL, label_smoothing=label_smoothing, reduction=reduction
     )
 
 
 def class_indices(logits: Tensor, labels: Tensor) -> Tensor:
-    """Labels as torch wants them to count classes with. Only shapes and dtypes are looked at, which costs nothing.
+    """Labels in the dtype that torch wants. Only shapes and dtypes are checked, which costs nothing.
 
     Args:
         logits: ``(B, K)``.
@@ -52,27 +55,27 @@ def class_indices(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def check_same_shape(**tensors: Tensor) -> None:
-    """Refuse tensors of different shapes, which torch would broadcast to a wrong number without a word.
+    """Check that tensors have one shape: torch would broadcast others to a wrong result without an error.
 
     Args:
-        **tensors: By the names that the error shall have.
+        **tensors: By the names that the error should give them.
 
     Raises:
-        ValueError: With the shapes.
+        ValueError: The shapes differ.
     """
     if len({tensor.shape for tensor in tensors.values()}) > 1:
-        found = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
-        raise ValueError(f"{found}: expected the same shape")
+        shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
+        raise ValueError(f"{shapes}: expected the same shape")
 
 
 def check_rows(**tensors: Tensor) -> None:
-    """Refuse tensors that are no rows ``(B, K)``, all of one shape.
+    """Check that tensors are rows ``(B, K)``, all of one shape.
 
     Args:
-        **tensors: By the names that the error shall have.
+        **tensors: By the names that the error should give them.
 
     Raises:
-        ValueError: With the shapes.
+        ValueError: They are not.
     """
     check_same_shape(**tensors)
     for name, tensor in tensors.items():
@@ -81,5 +84,5 @@ def check_rows(**tensors: Tensor) -> None:
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """Half precision as float32; all else as it is."""
+    """The values in float32 if their dtype has less precision, else unchanged."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

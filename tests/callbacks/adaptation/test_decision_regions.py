@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from adaptation_toys import points, trainer_of
+from adaptation_toys import points
+from evaluation_toys import trainer_of
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.loggers import CSVLogger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -198,5 +199,5 @@ def test_a_test_without_a_target_is_refused_and_so_is_too_coarse_a_grid():
 
     with pytest.raises(ValueError, match=r"DecisionRegions needs a set named 'target/<name>' .* in test_sets"):
         results_of(Lone())
-    with pytest.raises(ValueError, match="resolution >= 2, got 1"):
+    with pytest.raises(ValueError, match="resolution of at least 2, got 1"):
         DecisionRegions(resolution=1)

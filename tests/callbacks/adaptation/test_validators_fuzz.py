@@ -21,7 +21,7 @@ from callbacks.adaptation.validators import (
     soft_neighbourhood_density,
     source_accuracy,
 )
-from callbacks.similarity.callback import feature_rows, similarity_matrix, target_similarity
+from callbacks.similarity import feature_rows, similarity_matrix, target_similarity
 
 EXTREME = st.sampled_from([0.0, -0.0, 1e-45, 1e4, -1e4, 1e30, -1e30])
 LOGIT = st.one_of(st.floats(-40, 40, width=16), EXTREME)
@@ -149,7 +149,7 @@ def domains(draw, fewest=4):
     return [np.array(draw(st.lists(row, min_size=fewest, max_size=9))) for _ in range(3)]
 
 
-@examples(25)
+@examples(10)
 @given(domains(2), st.integers(0, 3))
 def test_density_ratios_of_any_features_are_finite_and_one_answer(rows, seed):
     found = density_ratio(*rows, seed)
@@ -162,7 +162,7 @@ def test_density_ratios_of_any_features_are_finite_and_one_answer(rows, seed):
     assert one_by_one == pytest.approx(found[:2], rel=1e-9)
 
 
-@examples(8)
+@examples(4)
 @given(domains(), st.integers(0, 3))
 def test_proxy_distances_of_any_features_are_in_their_range(rows, seed):
     found = proxy_a_distance(*rows[:2], seed)

@@ -20,6 +20,7 @@ from callbacks.disentanglement import (
     enough_bins,
     entropies,
     gaussian_correlation,
+    irs,
     kl_per_latent,
     mig,
     mig_of_matrix,
@@ -30,8 +31,8 @@ from callbacks.disentanglement import (
     sap_of_matrix,
     similarity_score,
     spearman_similarity,
+    udr,
 )
-from callbacks.disentanglement.metrics import irs, udr
 
 BINS = 5
 KINDS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "bool", "float16", "float32")

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from latent_toys import SIDE, Halves, ToyEncoder, ToyVAE, trainer_of
+from disentanglement_toys import SIDE, Halves, ToyEncoder, ToyVAE
+from evaluation_toys import trainer_of
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.loggers import CSVLogger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -147,9 +148,9 @@ class Other(ToyVAE):
     [
         (Mute, TypeError, r"LatentPictures needs a module with decode\(z\) .*Mute has no method 'decode'"),
         (Blank, TypeError, r"encode\(x\) -> \(B, L\); Blank has no method 'encode'"),
-        (Shapeless, ValueError, r"expects codes of shape \(4, L\) of Shapeless.encode\(x\), got \(4, 1, 8, 8\)"),
-        (Narrow, ValueError, r"expects \(64, 1, 8, 8\) of Narrow.decode\(z\), got \(64, 3\)"),
-        (Other, ValueError, r"expects an Independent\(Normal\) of Other.posterior\(x\), got Laplace"),
+        (Shapeless, ValueError, r"expected Shapeless\.encode\(x\) of shape \(4, latents\), got \(4, 1, 8, 8\)"),
+        (Narrow, ValueError, r"expected Narrow\.decode\(z\) of shape \(64, 1, 8, 8\), got \(64, 3\)"),
+        (Other, ValueError, r"expected a Normal or Independent\(Normal\) from Other\.posterior\(x\), got Laplace"),
     ],
 )
 def test_what_a_module_lacks_is_named_in_one_message(module, error, message):

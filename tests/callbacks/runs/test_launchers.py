@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from child_runs import Child, command
+from command_lines import refused
 from launchers import ROOT, commands
 
 pytestmark = pytest.mark.slow
 QUICK = [
+    "--model.network_args={width: 4}", "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=2",
     "--trainer.max_epochs=1", "--trainer.limit_train_batches=3", "--trainer.accelerator=cpu",
     "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
 ]  # fmt: skip
@@ -110,17 +113,23 @@ BARE = ["--trainer.callbacks=callbacks.Randomness", "--trainer.callbacks+=ModelC
 BARE += ["--trainer.callbacks.filename=last", "--trainer.callbacks.save_on_train_epoch_end=true"]
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", pytest.param("two nodes", marks=pytest.mark.long)])
-def test_launchers_train_the_same_weights(folder, launcher):
-    found = []
-    for name in ("lightning", launcher):
+@pytest.mark.parametrize(
+    "launcher", ["torchrun", *(pytest.param(name, marks=pytest.mark.long) for name in ("lightning", "two nodes"))]
+)
+def test_launchers_train_the_same_weights(folder, launcher, monkeypatch):
+    arguments = ["fit", "--model=Classifier", *QUICK, *BARE]
+    for name in ("forked", launcher):
         (folder / name).mkdir()
-        status, shown, _ = launch(folder / name, name, "fit", "--model=Classifier", *QUICK, *BARE)
-        assert set(status) == {0}, shown
-        found.append(weights(folder / name))
-    assert all(torch.equal(value, found[1][key]) for key, value in found[0].items())
+    monkeypatch.chdir(folder / "forked")  # two processes that need not import anything
+    status, shown = Child(command, *arguments, "--trainer.devices=2", "--trainer.strategy=ddp_fork").end()
+    assert status == 0, shown
+    statuses, shown, _ = launch(folder / launcher, launcher, *arguments)
+    assert set(statuses) == {0}, shown
+    launched = weights(folder / launcher)
+    assert all(torch.equal(value, launched[key]) for key, value in weights(folder / "forked").items())
 
 
+ALONE = ["--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto"]
 FAILURES = [(launcher, stage, stage) for launcher in LAUNCHERS for stage in ("fit", "test")]
 FAILURES += [("lightning", "fit", moment) for moment in ("setup", "start", "sanity", "validation", "epoch", "save")]
 FAILURES += [("lightning", "validate", "validation")]
@@ -151,11 +160,19 @@ def test_when_one_process_fails_all_end_within_a_minute_with_its_error_first(fol
     assert errors[0].endswith(f"process {rank} of 2 failed: RuntimeError: rank {rank} had enough")
 
 
+def test_other_processes_than_the_trainer_uses_are_refused(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert refused(capsys, "fit", "--model=Classifier", *QUICK, *ALONE)[0] == 1
+    assert not list(folder.rglob("*.ckpt"))
+
+
+@pytest.mark.long
 def test_torchrun_with_other_processes_than_the_trainer_uses_is_refused(folder):
-    alone = [*QUICK, "--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto"]
     launched = commands("torchrun", "fit", "--model=Classifier")[0][:-2]
     done = subprocess.run(
-        [*launched, *alone], cwd=folder, capture_output=True, text=True, timeout=200, check=False,
+        [*launched, *QUICK, *ALONE], cwd=folder, capture_output=True, text=True, timeout=200, check=False,
         env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode != 0

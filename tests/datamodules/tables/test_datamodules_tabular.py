@@ -583,7 +583,7 @@ def test_columns_and_files_that_do_not_exist_are_refused_at_construction(argumen
 def test_bad_files_are_refused_with_the_place_and_what_was_expected(text, message, tmp_path):
     with pytest.raises(ValueError, match=message) as caught:
         CSVRegressionDataModule(csv_file(tmp_path, text), "y").setup("fit")
-    assert errors.explanation(caught.value) == str(caught.value)  # the command line shows it, and no traceback
+    assert errors.expected(caught.value) == str(caught.value)  # the command line shows it, and no traceback
 
 
 def test_numbers_that_fit_into_float32_are_no_error_where_their_sum_does_not():
@@ -600,7 +600,7 @@ def test_files_that_are_no_text_are_refused(tmp_path):
     (tmp_path / "a.csv").write_bytes(b"a,y\n1,\xff\xfe\n")
     with pytest.raises(ValueError, match=r"a\.csv is no text in UTF-8: invalid start byte at byte 6") as caught:
         CSVRegressionDataModule(str(tmp_path / "a.csv"), "y").setup("fit")
-    assert errors.explanation(caught.value)
+    assert errors.expected(caught.value)
     (tmp_path / "b.csv.gz").write_text("a,y\n1,2\n")
     with pytest.raises(ValueError, match=r"b\.csv\.gz cannot be read: Not a gzipped file"):
         CSVRegressionDataModule(str(tmp_path / "b.csv.gz"), "y")

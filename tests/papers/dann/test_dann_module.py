@@ -380,7 +380,7 @@ def test_two_processes_with_half_batches_make_the_step_of_one(adaptation, tmp_pa
     [
         ({"adaptation": "gan"}, "adaptation is 'gan'; expected one of none, dann, cdan, cdan_e"),
         ({"normalisation": "batch"}, "normalisation is 'batch'; expected one of none, joint, per_domain"),
-        ({"network": "LeNet"}, "network 'LeNet' is unknown; expected one of MNIST, SVHN, GTSRB, Shallow, AlexNet"),
+        ({"network": "LeNet"}, "network is 'LeNet'; expected one of MNIST, SVHN, GTSRB, Shallow, AlexNet"),
         ({"network_args": {"depth": 3}}, r"network_args has \['depth'\], which MNIST does not take"),
         ({"network": "Shallow", "normalisation": "joint"}, "the network Shallow has no place for it"),
         ({"num_classes": 1}, "num_classes is 1"),
@@ -417,7 +417,7 @@ class Endless(IterableDataset):
 
 def test_so_is_one_over_data_without_an_end():
     endless = {"source": DataLoader(Endless(True), 4), "target": DataLoader(Endless(False), 4)}
-    with pytest.raises(ValueError, match="progress needs to know where it ends; set max_steps"):
+    with pytest.raises(ValueError, match="needs to know where it ends: set max_steps"):
         L.Trainer(**QUIET, max_epochs=1).fit(DANN(**SMALL), endless)
     L.Trainer(**QUIET, max_epochs=-1, max_steps=3).fit(DANN(**SMALL), endless)
 

@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from zoo import LocalErrorSignals
 from zoo.local_error import Block
-from zoo.local_error.blocks import Dropout
 from zoo.local_error.heads import LocalHead, average_pooling, pooling
 from zoo.local_error.net import LocalNetwork, make_blocks, output_shapes
 from zoo.shared.nets import build_network
+from zoo.shared.nets.dropout import ChannelDropout
 
 LOSSES = ("pred", "sim", "predsim", "pred-bpf", "sim-bpf", "predsim-bpf")
 SMALL_VGG: dict[str, Any] = {"network": "VGG", "network_args": {"layers": [4, "M", 6], "hidden": [8]}, "max_dim": 64}
@@ -172,11 +172,11 @@ def test_resnet18_computes_what_torchvisions_computes():
 def test_dropout_drops_whole_channels_and_keeps_the_mean():
     torch.manual_seed(0)
     x = torch.ones(200, 50, 3, 3)
-    dropped = Dropout(0.25)(x)
+    dropped = ChannelDropout(0.25)(x)
     assert dropped.unique().tolist() == [0.0, pytest.approx(1 / 0.75)]
     assert torch.equal(dropped.amax((2, 3)), dropped.amin((2, 3)))
     assert dropped.mean().item() == pytest.approx(1, abs=0.02)
-    assert Dropout(0.25).eval()(x) is x
+    assert ChannelDropout(0.25).eval()(x) is x
 
 
 # ---------------------------------------------------------------- locality
@@ -412,7 +412,7 @@ def test_any_modules_become_a_local_network_with_heads_of_their_shapes():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"network": "Nothing"}, "'Nothing' is unknown; expected one of MLP, VGG, VGG8B"),
+        ({"network": "Nothing"}, "network is 'Nothing'; expected one of MLP, VGG, VGG8B"),
         ({"network_args": {"width": 2}}, r"\['width'\], which MLP does not take; it takes \['hidden'\]"),
         ({"network": "VGG8B"}, "4 poolings need 16 pixels a side"),
         ({"network": "WideResNet", "network_args": {"depth": 27}}, "depth is 27"),

@@ -12,7 +12,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from zoo import LocalErrorSignals
 from zoo.local_error import processes
-from zoo.local_error.blocks import Block, Dropout
+from zoo.local_error.blocks import Block
+from zoo.shared.nets.dropout import ChannelDropout
+from zoo.shared.processes import rank_and_world_size
 
 
 class SyncNorm(nn.BatchNorm2d):
@@ -37,7 +39,7 @@ class Small(LocalErrorSignals):
         def convolution(inputs: int, outputs: int) -> nn.Module:
             return nn.Sequential(nn.Conv2d(inputs, outputs, 3, 2, bias=False), self.norm(outputs), nn.LeakyReLU(0.01))
 
-        after = Dropout(self.hparams["dropout"])
+        after = ChannelDropout(self.hparams["dropout"])
         return [
             Block(convolution(1, 5), after),
             convolution(5, 7),
@@ -46,7 +48,7 @@ class Small(LocalErrorSignals):
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Each process takes its share of the joint batch."""
-        rank, world = processes.share()
+        rank, world = rank_and_world_size()
         return batch[0][rank::world], batch[1][rank::world]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -126,7 +128,7 @@ def test_averages_of_a_block_are_under_way_while_the_next_one_computes(tmp_path,
             super().wait()
             events.append("wait")
 
-    monkeypatch.setattr("zoo.local_error.module.Average", Recorded)
+    monkeypatch.setattr("zoo.local_error.updates.Average", Recorded)
     module = build(Small)
     for number, block in enumerate([*module.network.blocks, module.network.output]):
         block.register_forward_hook(lambda *_, number=number: events.append(f"forward {number}"))
@@ -148,7 +150,7 @@ def test_two_ranks_drop_different_channels_though_their_generators_are_alike(tmp
     class Masks(L.Callback):
         def on_train_start(self, trainer: Any, module: Any) -> None:
             torch.manual_seed(0)
-            torch.save(Dropout(0.5)(torch.ones(4, 50)), tmp_path / f"mask{trainer.global_rank}")
+            torch.save(ChannelDropout(0.5)(torch.ones(4, 50)), tmp_path / f"mask{trainer.global_rank}")
 
     fit(build(Small), tmp_path / "states", 2, Masks())
     first, second = (torch.load(tmp_path / f"mask{rank}", weights_only=True) for rank in (0, 1))

@@ -1,4 +1,4 @@
-"""Random numbers and dropout that no two processes share."""
+"""Dropout whose masks no two processes share."""
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ class Dropout(nn.Module):
 
     Args:
         probability: In [0, 1).
-        name: Of the argument that it came by, for the error.
+        name: Name of the argument that gave the probability, for the error.
 
     Raises:
         ValueError: For a probability out of range.
@@ -27,9 +27,31 @@ class Dropout(nn.Module):
         """The same shape."""
         if not self.training or not self.probability:
             return x
-        kept = own_draw(torch.rand, x) >= self.probability
-        return x * kept / (1 - self.probability)
+        return x * self.mask(x) / (1 - self.probability)
+
+    def mask(self, x: Tensor) -> Tensor:
+        """What stays of a tensor: booleans that have its shape, or are broadcast to it."""
+        return own_draw(torch.rand, x) >= self.probability
 
     def extra_repr(self) -> str:
         """The probability, for printing."""
         return f"{self.probability}"
+
+
+class ChannelDropout(Dropout):
+    """Dropout of whole channels of maps ``(n, C, H, W)``, or of the numbers of vectors ``(n, d)``.
+
+    Args:
+        probability: In [0, 1).
+
+    Raises:
+        ValueError: For a probability out of range.
+    """
+
+    def mask(self, x: Tensor) -> Tensor:
+        """``(n, C, 1, 1)`` for maps, ``(n, d)`` for vectors."""
+
+        def draw(*sizes: int, device: torch.device) -> Tensor:
+            return torch.empty(sizes, dtype=torch.bool, device=device).bernoulli_(1 - self.probability)
+
+        return own_draw(draw, x if x.dim() == 2 else x[:, :, :1, :1])
