@@ -11,6 +11,8 @@ from command_lines import checkpoint_of_two_steps
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
+from lightning.pytorch.strategies import DDPStrategy
+from torch.utils.data import DataLoader
 
 import train
 from zoo.command_line.parser import Parser
@@ -35,6 +37,7 @@ def test_lightning_builds_the_loaders_of_data_to_describe_them_in_a_message_and_
     class Data(LightningDataModule):
         def train_dataloader(self):
             read.append(self)
+            return DataLoader(range(2))
 
     str(Data())
     assert len(read) == 1
@@ -71,7 +74,14 @@ def test_the_trainer_asks_its_data_connector_for_distributed_samplers_and_its_ep
     assert "_broadcast_sigterm_tensor()" in source
 
 
-OTHERS = ("_BatchNorm", "_asdict", "_add")  # torch's base class, a public method of named tuples, the zoo's own
+def test_the_strategy_of_several_processes_configures_its_launcher_and_keeps_its_batch_normalisation_apart():
+    """What `PipelineStrategy` overrides and reads: only a subclass can, so these two stand in its file."""
+    assert inspect.isfunction(DDPStrategy._configure_launcher)
+    assert DDPStrategy()._layer_sync is None
+
+
+# torch's base class, a public method of named tuples, the zoo's own, and what a subclass overrides (the test above)
+OTHERS = ("_BatchNorm", "_asdict", "_add", "_configure_launcher")
 
 
 def test_no_other_file_of_the_zoo_uses_a_private_name_of_an_object_of_lightning_or_jsonargparse():
