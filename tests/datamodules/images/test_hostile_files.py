@@ -16,8 +16,19 @@ import numpy as np
 import pytest
 import torch
 import torchvision.datasets as published
-from data_sets import write_cifar, write_mnist, write_stl10, write_svhn, write_usps
-from factor_set_files import SmallCars3D, SmallDSprites, SmallSmallNORB, write_cars3d, write_dsprites, write_norb
+from data_sets import (
+    SmallCars3D,
+    SmallDSprites,
+    SmallSmallNORB,
+    write_cars3d,
+    write_cifar,
+    write_dsprites,
+    write_mnist,
+    write_norb,
+    write_stl10,
+    write_svhn,
+    write_usps,
+)
 from PIL import EpsImagePlugin, Image
 
 from callbacks.shared import loggers
