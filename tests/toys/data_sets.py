@@ -156,7 +156,7 @@ class SmallMPI3D(MPI3DDataModule):
     sizes = {"toy": (2, 2, 2, 2, 2, 3, 3), "complex": (1, 2, 2, 2, 2, 3, 3)}  # noqa: RUF012  a test's constant
 
 
-def drawn(*shape):
+def random_bytes(*shape):
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
@@ -174,7 +174,7 @@ def shrunk(image):
 def write_dsprites(folder):
     folder.mkdir(parents=True, exist_ok=True)
     sizes = SmallDSprites.factor_sizes
-    images = drawn(*sizes, 64, 64) % 2
+    images = random_bytes(*sizes, 64, 64) % 2
     rows = np.indices(sizes).reshape(5, -1).T
     classes = np.concatenate([np.zeros((len(rows), 1), np.int64), rows], 1)
     np.savez_compressed(
@@ -216,7 +216,7 @@ class H5File:
 def write_shapes3d(folder, labels=None):
     folder.mkdir(parents=True, exist_ok=True)
     sizes = SmallShapes3D.factor_sizes
-    images = drawn(*sizes, 64, 64, 3)
+    images = random_bytes(*sizes, 64, 64, 3)
     values = np.stack([axis.ravel() for axis in np.meshgrid(*(np.linspace(-1, 1, n) for n in sizes), indexing="ij")], 1)
     with h5py().File(folder / "3dshapes.h5", "w") as file:
         file.create_dataset("images", data=images.reshape(-1, 64, 64, 3), compression="gzip")
@@ -267,6 +267,6 @@ def write_norb(folder, packed=False):
 
 def write_mpi3d(folder, name="mpi3d_toy", part="toy"):
     folder.mkdir(parents=True, exist_ok=True)
-    images = drawn(*SmallMPI3D.sizes[part], 64, 64, 3)
+    images = random_bytes(*SmallMPI3D.sizes[part], 64, 64, 3)
     np.savez_compressed(folder / f"{name}.npz", images=images.reshape(-1, 64, 64, 3))
     return images
