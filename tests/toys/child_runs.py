@@ -74,7 +74,7 @@ class Child:
         try:
             os.setsid()
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            out = os.open("terminal", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            out = os.open("terminal", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(out, 1)
             os.dup2(out, 2)
             sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115  pytest's are others

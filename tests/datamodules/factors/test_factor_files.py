@@ -8,16 +8,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from data_sets import (
+from data_sets import Recorder, trainer
+from factor_set_files import (
     SMALL,
     H5File,
-    Recorder,
     SmallCars3D,
     SmallDSprites,
     SmallMPI3D,
     SmallShapes3D,
     SmallSmallNORB,
-    trainer,
     write_cars3d,
     write_dsprites,
     write_mpi3d,
