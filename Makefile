@@ -19,7 +19,8 @@ test-long: check
 # One paper in half a minute: its own tests, its layout and golden curve, the contract of its configurations. Without the
 # tests of launchers, of several processes, and those of make test-long: make test-paper PAPER=jem
 test-paper: .venv/installed
-	.venv/bin/python -m pytest -n $(WORKERS) -q -m "not long and not slow" --paper $(PAPER) tests/papers tests/contract tests/project/test_layout.py
+	.venv/bin/python -m pytest -n $(WORKERS) -q -m "not long and not slow" -k "not processes" --paper $(PAPER) \
+		tests/papers/$(PAPER) tests/contract tests/project/test_layout.py
 
 # The tests once more with the lowest versions of all dependencies, in an environment of its own.
 OLDEST ?= tests

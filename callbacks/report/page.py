@@ -122,7 +122,7 @@ def _own_results(runs: Runs) -> Iterator[str]:
             drawn = {name: str(value) for name, value in of_runs.items() if str(value).startswith(PNG_START)}
             for name, png in drawn.items():
                 caption = " ".join(part for part in (label, f"({name})" if len(runs) > 1 else "") if part)
-                pictures.append(picture(png, caption or key, escape(caption)))
+                pictures.append(picture(png, caption or key, escape(caption), "wide"))
             if not drawn:
                 cells = "".join(f"<td>{_cell(value)}</td>" for value in of_runs.values())
                 rows.append(f"<th>{escape(label)}</th>{cells}")

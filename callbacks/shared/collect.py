@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from .samplers import _drawn_batches
+from .samplers import drawn_batches
 
 Table = dict[str, Tensor]
 
@@ -35,7 +35,7 @@ class Collector:
         self.of = of
         self._batches: list[Table] = []
         self._rows = 0
-        self._drawn = _drawn_batches(loader, of) if trainer.world_size > 1 else None
+        self._drawn = drawn_batches(loader, of) if trainer.world_size > 1 else None
 
     def add(self, batch_idx: int, columns: Table) -> None:
         """Add a batch: columns (B, …), the same names each time."""

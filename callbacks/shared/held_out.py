@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from .batches import data_module, is_labelled, labelled_batch
 from .collect import Table, gather_rows
-from .samplers import _batch_size, _over, _probe, drawable, flatten_loaders, origin
+from .samplers import batch_size_of, drawable, flatten_loaders, loader_of_one, loader_over, origin
 
 Stage = Literal["train", "val"]
 MOST_COMMON = 0.1  # largest share of the calibration inputs that may be test inputs too
@@ -87,7 +87,7 @@ def first_loader(loaders: Any, accepts: Callable[[Any], bool] = is_labelled) -> 
     if isinstance(loaders, dict):
         loaders = loaders.get("labelled", loaders.get("source", loaders))
     for loader in flatten_loaders(loaders):
-        if isinstance(loader, DataLoader) and accepts(next(iter(_probe(loader)), None)):
+        if isinstance(loader, DataLoader) and accepts(next(iter(loader_of_one(loader)), None)):
             return loader
     return None
 
@@ -130,7 +130,7 @@ def run_through(
         batches = islice(batches, limit) if isinstance(limit, int) else batches
     else:
         groups = _groups(trainer, loader, limit, max_samples)
-        batches = zip(range(rank, len(groups), world), _over(loader, groups[rank::world]), strict=True)
+        batches = zip(range(rank, len(groups), world), loader_over(loader, groups[rank::world]), strict=True)
     parts: list[Table] = []
     rows = 0
     for number, batch in batches:
@@ -198,7 +198,7 @@ def _groups(trainer: Trainer, loader: DataLoader, limit: int | float, max_sample
         everywhere: list[list[int]] = [[] for _ in range(trainer.world_size)]
         torch.distributed.all_gather_object(everywhere, indices)
         indices = sorted(set().union(*everywhere))
-    size = _batch_size(loader)
+    size = batch_size_of(loader)
     wanted = limit * size if isinstance(limit, int) else int(limit * len(indices))
     wanted = min(wanted, len(indices), max_samples or len(indices))
     chosen = [indices[row * len(indices) // wanted] for row in range(wanted)]

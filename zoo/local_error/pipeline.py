@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, distributed, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..shared.private_names import deal_no_training_batches
 from .messages import broadcast, receive, send
 from .net import LocalNetwork
 
@@ -95,13 +96,7 @@ class PipelineStrategy(DDPStrategy):
 
     def setup(self, trainer: Trainer) -> None:
         """Keep the trainer from distributing training batches, and from making the first stage wait for the others."""
-        connector: Any = trainer._data_connector
-        requires = connector._requires_distributed_sampler
-        connector._requires_distributed_sampler = lambda loader: not trainer.training and requires(loader)
-        # The trainer broadcasts before each batch whether the first process was told to stop. With gloo that waits
-        # until the others have reached the same batch: the stages would run in turn.
-        loop: Any = trainer.fit_loop.epoch_loop
-        loop._broadcast_sigterm_tensor = lambda: None
+        deal_no_training_batches(trainer)
         super().setup(trainer)
 
     def setup_environment(self) -> None:

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from .checkpoints import check_arguments, imported, read_checkpoint
+from .private_names import CLASS_PATH
 
 
 class Teacher:
@@ -79,7 +80,7 @@ def load_teacher(path: str | None, class_path: str | None, example: str) -> Ligh
         resumed = "for a run that goes on, load_from_checkpoint(STUDENT, teacher=FILE) in Python"
         raise FileNotFoundError(f"teacher={path}: no such file; {first}, or say where: --model.teacher FILE; {resumed}")
     arguments = dict(read_checkpoint(f"teacher={path}", path).get("hyper_parameters", {}))
-    saved = arguments.pop("_class_path", None)
+    saved = arguments.pop(CLASS_PATH, None)
     kind = find_class("teacher_class", class_path) if class_path else _imported_class(path, saved)
     check_arguments(f"teacher={path}", kind, arguments)
     try:

@@ -37,7 +37,7 @@ class Returning(Foreign):
         return self.change(super().forward(x))
 
 
-def test_figures_before_and_after_are_those_of_the_first_test_set():
+def test_metrics_before_and_after_are_those_of_the_first_test_set():
     data, module = Data(), ToyClassifier()
     results, _ = evaluate(module, data)
     logits, labels = table(data.tests[0], module)
@@ -65,7 +65,7 @@ def test_results_are_plain_and_without_nan():
     )
 
 
-def test_every_figure_is_logged_once_under_a_stable_key():
+def test_every_metric_is_logged_once_under_a_stable_key():
     results, trainer = evaluate()
     logged = trainer.callback_metrics
     for name in METRICS:

@@ -83,7 +83,7 @@ METRICS = {
 
 @pytest.mark.parametrize("name", METRICS)
 @given(case=judged(), random=st.randoms(use_true_random=False))
-def test_no_figure_depends_on_the_order_of_the_samples_to_the_last_digit(name, case, random):
+def test_no_metric_depends_on_the_order_of_the_samples_to_the_last_digit(name, case, random):
     order = list(range(len(case[0])))
     random.shuffle(order)
     assert METRICS[name](*case) == METRICS[name](case[0][order], case[1][order])

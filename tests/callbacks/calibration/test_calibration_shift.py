@@ -55,7 +55,7 @@ def test_the_source_is_judged_as_without_a_target():
     assert set(one.callback_metrics) == set(other.callback_metrics) | added
 
 
-def test_every_figure_of_the_target_is_logged_once():
+def test_every_metric_of_the_target_is_logged_once():
     results, trainer = evaluate()
     for part, end in (("before", ""), ("after", "_after")):
         for name in METRICS:
@@ -165,7 +165,7 @@ def test_names_must_fit_the_loaders_and_be_distinct():
         evaluate(data=data)
 
 
-@pytest.mark.parametrize("devices", [2, 3])
+@pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.long), 3])
 def test_several_processes_count_each_sample_of_the_target_once(tmp_path, monkeypatch, devices):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.delenv("MASTER_PORT", raising=False)

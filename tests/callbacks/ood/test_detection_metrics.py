@@ -52,7 +52,7 @@ def test_a_threshold_keeps_at_least_95_percent():
 
 
 @given(few_values, few_values)
-def test_figures_agree_with_a_count_of_all_pairs_and_with_scikit_learn(inside, outside):
+def test_metrics_agree_with_a_count_of_all_pairs_and_with_scikit_learn(inside, outside):
     a, b = np.array(inside, float), np.array(outside, float)
     figures = detection_metrics(a, b)
     pairs = (b[:, None] > a).mean() + (b[:, None] == a).mean() / 2
@@ -67,7 +67,7 @@ def test_figures_agree_with_a_count_of_all_pairs_and_with_scikit_learn(inside, o
     assert figures["fpr95_id_positive"] == pytest.approx(min((b <= t).mean() for t in thresholds))
 
 
-def test_figures_agree_with_torchmetrics_without_its_sigmoid_and_differ_with_it():
+def test_metrics_agree_with_torchmetrics_without_its_sigmoid_and_differ_with_it():
     generator = np.random.default_rng(0)
     a, b = 210 + 5 * generator.normal(size=500), 220 + 5 * generator.normal(size=400)
     scores, labels = torch.tensor(np.r_[a, b]), torch.tensor([0] * 500 + [1] * 400)
@@ -79,7 +79,7 @@ def test_figures_agree_with_torchmetrics_without_its_sigmoid_and_differ_with_it(
 
 
 @given(floats, floats, st.randoms(use_true_random=False))
-def test_figures_do_not_depend_on_order(inside, outside, random):
+def test_metrics_do_not_depend_on_order(inside, outside, random):
     expected = figures_and_interval(inside, outside)
     random.shuffle(inside)
     random.shuffle(outside)
@@ -87,7 +87,7 @@ def test_figures_do_not_depend_on_order(inside, outside, random):
 
 
 @given(few_values, few_values)
-def test_figures_do_not_change_under_a_strictly_increasing_transform(inside, outside):
+def test_metrics_do_not_change_under_a_strictly_increasing_transform(inside, outside):
     a, b = np.array(inside, float), np.array(outside, float)
     expected = figures_and_interval(a, b)
     assert figures_and_interval(1000 * a + 5, 1000 * b + 5) == expected
@@ -167,6 +167,7 @@ def test_bootstrap_of_perfect_separation_is_a_point():
     assert metrics.bootstrap_interval(resampled[0]) == (1.0, 1.0)
 
 
+@pytest.mark.long
 def test_a_thousand_resamples_of_ten_thousand_and_ten_thousand_take_seconds_at_most():
     generator = np.random.default_rng(0)
     a, b = generator.normal(size=10_000), generator.normal(size=10_000)

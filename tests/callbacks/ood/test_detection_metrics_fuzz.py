@@ -34,7 +34,7 @@ def ranks(inside, outside):
 
 
 @given(SCORES, SCORES)
-def test_figures_of_any_scores_infinite_ones_too_are_those_of_scikit_learn_on_their_ranks(inside, outside):
+def test_metrics_of_any_scores_infinite_ones_too_are_those_of_scikit_learn_on_their_ranks(inside, outside):
     a, b = ranks(inside, outside)
     labels, scores = np.r_[np.zeros(len(a)), np.ones(len(b))], np.r_[a, b]
     expected = {
@@ -58,7 +58,7 @@ def test_exactly_95_percent_are_enough(times, inside):
 
 
 @given(SCORES, SCORES, st.integers(2, 5))
-def test_figures_of_the_data_several_times_are_the_same(inside, outside, times):
+def test_metrics_of_the_data_several_times_are_the_same(inside, outside, times):
     expected = detection_metrics(inside, outside)
     assert detection_metrics(times * inside, times * outside) == pytest.approx(expected, abs=1e-13)
     # the AUROC does not depend on the ratio of the two sides either

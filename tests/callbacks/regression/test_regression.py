@@ -34,7 +34,7 @@ def predicted_and_labels(module, dataset):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_figures_before_and_after_are_those_of_the_whole_test_set(family):
+def test_metrics_before_and_after_are_those_of_the_whole_test_set(family):
     data, module = Table(), Regressor(FAMILIES[family])
     results, _ = evaluate(module, data)
     known, held_out = predicted_and_labels(module, data.validation)
@@ -98,7 +98,7 @@ def test_the_fan_shows_at_most_two_hundred_rows_evenly_spread():
     assert fan["prediction"][100] == predicted.mean.sort().values[500].item()
 
 
-def test_every_figure_is_logged_once_under_a_stable_key():
+def test_every_metric_is_logged_once_under_a_stable_key():
     results, trainer = evaluate(callback=RegressionCalibration(levels=(0.9, 0.5)))
     logged = trainer.callback_metrics
     for suffix, part in (("", "before"), ("_after", "after")):
@@ -359,8 +359,8 @@ class TestProcesses:
         monkeypatch.delenv("MASTER_PORT", raising=False)
         torch.set_num_threads(1)
 
-    @pytest.mark.parametrize("devices", [2, 3])
-    def test_several_processes_give_the_figures_of_one(self, tmp_path, devices):
+    @pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.long), 3])
+    def test_several_processes_give_the_metrics_of_one(self, tmp_path, devices):
         (alone,) = found_by(tmp_path / "one", 1)
         together = found_by(tmp_path / "many", devices)
         assert alone[0][0]["samples"] == 43  # the sampler repeated samples: 43 and 60 rows, 8 a batch

@@ -28,6 +28,8 @@ LEVELS = torch.tensor([0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975], dtype=torch.flo
 FAMILIES = {"normal": normal, "laplace": laplace, "mixture": mixture, "histogram": histogram, "gumbel": gumbel}
 X = torch.tensor([[0.5, -1.0, 0.25], [1.0, 1.0, 0.5], [-1.0, 0.0, -0.5], [0.0, 0.75, -0.75]])
 Y = torch.tensor([0.3, 9.0, -7.5, 0.0], dtype=torch.float64)
+# of families whose distribution function is slow to integrate fewer rows: a label inside, and one far out
+ROWS = dict.fromkeys(FAMILIES, 4) | {"mixture": 2, "gumbel": 2}
 WARPED = metrics.Recalibration(
     torch.tensor([0.0, 0.05, 0.3, 0.6, 0.97, 1.0], dtype=torch.float64),
     torch.tensor([0.0, 0.12, 0.35, 0.5, 0.88, 1.0], dtype=torch.float64),
@@ -55,7 +57,7 @@ def row_cdf(predicted, row):
 def test_crps_is_the_integral_of_its_definition(family):
     predicted = predictive_distribution(FAMILIES[family](X), len(X))
     found, edges = predicted.crps(Y), predicted.nodes(LEVELS)
-    for row in range(len(X)):
+    for row in range(ROWS[family]):
         expected = crps_by_quadrature(row_cdf(predicted, row), float(Y[row]), -60.0, 60.0, edges[row])
         assert found[row].item() == pytest.approx(expected, rel=1e-6)
 
@@ -65,7 +67,7 @@ def test_crps_after_recalibration_is_that_of_the_mapped_distribution(family):
     predicted = predictive_distribution(FAMILIES[family](X), len(X))
     after = recalibrated(predicted, WARPED)
     found, kinks = after.crps(Y), torch.cat([predicted.nodes(LEVELS), predicted.icdf(WARPED.pit[1:-1])], 1)
-    for row in range(len(X)):
+    for row in range(ROWS[family]):
         plain, mapped = row_cdf(predicted, row), row_cdf(after, row)
         assert mapped(0.7) == pytest.approx(np.interp(plain(0.7), WARPED.pit, WARPED.level), abs=1e-12)
         expected = crps_by_quadrature(mapped, float(Y[row]), -60.0, 60.0, kinks[row])

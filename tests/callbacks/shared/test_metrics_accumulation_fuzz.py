@@ -60,7 +60,7 @@ def figures(table):
 
 
 @given(split_rows())
-def test_figures_do_not_depend_on_the_batches_to_the_last_digit(case):
+def test_metrics_do_not_depend_on_the_batches_to_the_last_digit(case):
     logits, labels, sizes = case
     collector = Collector(ALONE, DataLoader(TensorDataset(logits)), "the test set")
     start = 0
@@ -74,7 +74,7 @@ def test_figures_do_not_depend_on_the_batches_to_the_last_digit(case):
 
 
 @given(split_rows(), st.randoms(use_true_random=False), st.integers(0, 10))
-def test_figures_of_rows_that_come_in_any_order_and_repeated_are_those_of_each_once(case, random, repeated):
+def test_metrics_of_rows_that_come_in_any_order_and_repeated_are_those_of_each_once(case, random, repeated):
     logits, labels, _ = case
     places = list(range(len(logits)))
     places += random.choices(places, k=repeated)  # as the padding of a distributed sampler does
@@ -96,7 +96,7 @@ def test_scores_do_not_depend_on_the_blocks_that_they_are_computed_in(case):
 
 
 @given(split_rows())
-def test_figures_are_those_that_torchmetrics_accumulates_from_the_batches(case):
+def test_metrics_are_those_that_torchmetrics_accumulates_from_the_batches(case):
     logits, labels, sizes = case
     p = logits.softmax(1)
     calibration = MulticlassCalibrationError(3, n_bins=15, norm="l1")
