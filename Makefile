@@ -1,4 +1,5 @@
-# make test, make test-long, make demo: on a machine that has only Python (3.11 or newer, with venv) and make.
+# make test, test-long, test-paper, test-oldest, demo: on a machine that has only Python (3.11 or newer, with venv) and
+# make.
 PYTHON ?= python3
 # One thread for each process, here and nowhere else: a training step of a small convolutional network takes 5 ms with
 # one thread and 90 to 170 ms with two while another process uses the second core. Set OMP_NUM_THREADS to change it.
@@ -6,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 # pytest's workers; each of the two-process tests in them starts a second process for a moment.
 WORKERS ?= 2
 
-.PHONY: test test-long demo check clean
+.PHONY: test test-long test-paper test-oldest demo check clean
 
 test: check
 	.venv/bin/python -m pytest -n $(WORKERS) -q -m "not long"
@@ -15,11 +16,29 @@ test: check
 test-long: check
 	HYPOTHESIS_PROFILE=long .venv/bin/python -m pytest -n $(WORKERS) -q -m "long or hypothesis"
 
+# One paper in half a minute: its own tests, its layout and golden curve, the contract of its configurations. Without the
+# tests of launchers, of several processes, and those of make test-long: make test-paper PAPER=jem
+test-paper: .venv/installed
+	.venv/bin/python -m pytest -n $(WORKERS) -q -m "not long and not slow" -k "not processes" --paper $(PAPER) \
+		tests/papers/$(PAPER) tests/contract tests/project/test_layout.py
+
+# The tests once more with the lowest versions of all dependencies, in an environment of its own.
+OLDEST ?= tests
+test-oldest: .venv-oldest/installed
+	.venv-oldest/bin/python -m pytest -n $(WORKERS) -q -m "not long" $(OLDEST)
+
 check: .venv/installed
 	@.venv/bin/python -c "import torch, torchvision; print('torch', torch.__version__, 'torchvision', torchvision.__version__)"
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+# The lower bounds of pyproject.toml, pinned; what they need in turn is as new as pip finds it.
+.venv-oldest/installed: pyproject.toml tests/project/oldest.py
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python tests/project/oldest.py > .venv-oldest/constraints.txt
+	.venv-oldest/bin/python -m pip install --quiet --upgrade --constraint .venv-oldest/constraints.txt --editable '.[dev]'
+	@touch .venv-oldest/installed
 
 demo: .venv/installed
 	.venv/bin/python -m benchmarks.jem.digits --folder runs/demo
@@ -31,4 +50,4 @@ demo: .venv/installed
 	@touch .venv/installed
 
 clean:
-	rm -rf .venv runs build dist
+	rm -rf .venv .venv-oldest runs build dist

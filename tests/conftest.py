@@ -1,4 +1,6 @@
+import importlib
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -17,6 +19,27 @@ if str(ROOT) not in sys.path:
 settings.register_profile("short", max_examples=50, deadline=None, derandomize=True)
 settings.register_profile("long", max_examples=500, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--paper", help="only the tests of this folder of zoo/: its own, its contract, its layout")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    paper = config.getoption("--paper")
+    if paper is None:
+        return
+    confs = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "tests/contract/conf").glob("*.yaml")}
+    modules = set(importlib.import_module(f"zoo.{paper}").__all__)
+    own = {name for name, text in confs.items() if set(re.findall(r"^  class_path: zoo\.(\w+)", text, re.M)) & modules}
+
+    def belongs(item: pytest.Item) -> bool:
+        parameters = getattr(item, "callspec", None)
+        named = {str(value) for value in parameters.params.values()} if parameters else set()
+        return f"papers/{paper}/" in item.nodeid or bool(named & {paper, *own, *modules})
+
+    config.hook.pytest_deselected(items=[item for item in items if not belongs(item)])
+    items[:] = [item for item in items if belongs(item)]
 
 
 @pytest.fixture(autouse=True)

@@ -33,9 +33,10 @@ from .shared.checkpoints import (
     imported,
     read_checkpoint,
 )
+from .shared.private_names import CLASS_PATH, INSTANTIATOR
 
 PACKAGE = "zoo"
-INTERNAL = ("_class_path", "_instantiator")  # what the command line of Lightning adds to a module's arguments
+INTERNAL = (CLASS_PATH, INSTANTIATOR)  # what the command line of Lightning adds to a module's arguments
 
 
 def save_weights(module: LightningModule, path: str | Path) -> None:
@@ -113,7 +114,7 @@ def export(checkpoint: str, path: str, class_path: str | None = None) -> None:
         raise FileNotFoundError(f"{checkpoint}: no such file; expected a checkpoint of `train.py fit`")
     content = read_checkpoint(checkpoint, checkpoint)
     arguments = dict(content.get("hyper_parameters", {}))
-    class_path = class_path or arguments.get("_class_path")
+    class_path = class_path or arguments.get(CLASS_PATH)
     kind = imported(class_path)
     if kind is None or not issubclass(kind, LightningModule):
         raise ValueError(f"{checkpoint} is of the class {class_path!r}: name one of the zoo, such as --model zoo.JEM")
@@ -140,7 +141,7 @@ def import_(path: str, checkpoint: str) -> None:
         VERSION_KEY: pl.__version__,
         FORMAT_KEY: FORMAT,
         "state_dict": module.state_dict(),
-        "hyper_parameters": {**module.hparams, "_class_path": _public(type(module))},
+        "hyper_parameters": {**module.hparams, CLASS_PATH: _public(type(module))},
     }
     _replace(Path(checkpoint), lambda place: torch.save(content, place))
 

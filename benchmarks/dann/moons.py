@@ -53,7 +53,7 @@ def run(adaptation: str, seed: int, points: int, epochs: int) -> dict[str, Any]:
     return {**accuracy, "steps": cli.trainer.global_step, "seconds": now() - start, "weights": weights}
 
 
-def trained(record: dict[str, Any], adaptation: str) -> DANN:
+def trained(record: dict[str, Any], adaptation: Any) -> DANN:
     """The module of a run."""
     module = DANN(2, (2,), "Shallow", adaptation=adaptation)
     module.load_state_dict({name: torch.tensor(value) for name, value in record["weights"].items()})

@@ -60,7 +60,7 @@ def main() -> None:
     }
     x, y, target = x.to(device), y.to(device), target.to(device)
     both, labels = torch.cat([x, target]), torch.cat([y, y])
-    variants: dict[str, tuple[type[DANN], str, torch.memory_format, Any]] = {
+    variants: dict[str, tuple[type[DANN], Any, torch.memory_format, Any]] = {
         "DANN": (DANN, "dann", torch.channels_last, "32-true"),
         "CDAN": (DANN, "cdan", torch.channels_last, "32-true"),
         "CDAN+E": (DANN, "cdan_e", torch.channels_last, "32-true"),

@@ -1,4 +1,4 @@
-"""The picture of `DecisionRegions`."""
+"""The figure of `DecisionRegions`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,19 +9,18 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from ..shared.style import INK, PALETTE, tidy
-from .figures import DOMAIN_COLOURS
+from .figures import DOMAIN_COLOURS, NAME
 
 SIDE = 2.7  # inches
-CLASS_COLOURS = (PALETTE[1], PALETTE[2], *PALETTE[3:])  # none that a domain has
+CLASS_COLOURS = PALETTE[1:]  # none is a domain's colour
 TITLES = ("label regions", "PCA of the features", "domain regions", "hidden units = 1/2")
 
 
 def decision_regions_figure(rows: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Label regions, principal components, domain regions and hidden units of one or several models, one in each row.
+    """Draw label regions, principal components, domain regions and hidden units of one or several models, one a row.
 
     Args:
         rows: By the model's name the ``results`` of `DecisionRegions`.
@@ -66,7 +65,7 @@ def _regions(axes: Axes, row: Mapping[str, Any], values: NDArray, colours: tuple
 
 
 def _points(axes: Axes, points: NDArray, row: Mapping[str, Any], alpha: float) -> None:
-    """Points of the source, then of the target, and the tips."""
+    """Draw points (N, 2), those of the source first, and mark the tips."""
     source, target = points[: len(row["source"])], points[len(row["source"]) :]
     axes.plot(*target.T, ".", color="black", markersize=2.6, alpha=alpha)
     for label in np.unique(row["label"]):
@@ -75,28 +74,23 @@ def _points(axes: Axes, points: NDArray, row: Mapping[str, Any], alpha: float) -
         axes.plot(x, y, _marker(row["label"], label), color=colour, markersize=5, markeredgewidth=1.1, alpha=alpha)
     for name, index in row["tips"].items():
         axes.plot(*points[index], "o", markerfacecolor="none", markeredgecolor="black", markersize=7)
-        text = axes.annotate(name, points[index], (5, 4), textcoords="offset points", fontsize=10, weight="bold")
-        text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
+        axes.annotate(name, points[index], (5, 4), textcoords="offset points", **NAME)
 
 
 def _marker(labels: NDArray, label: int) -> str:
-    """Minus and plus for two classes, as in the paper; crosses for more."""
+    """Marker of a class: minus and plus for two classes, as in the paper; crosses for more."""
     return ("_", "+")[label] if labels.max() < 2 else "x"
 
 
 def _legend(figure: Figure, row: Mapping[str, Any], place: tuple[float, float]) -> None:
-    handles: list[Any] = [
-        Line2D(
-            [],
-            [],
-            linestyle="",
-            marker=_marker(row["label"], label),
-            color=CLASS_COLOURS[label % len(CLASS_COLOURS)],
-            label=f"source, class {label}",
-        )
+    looks = [
+        (_marker(row["label"], label), CLASS_COLOURS[label % len(CLASS_COLOURS)], f"source, class {label}")
         for label in np.unique(row["label"])
     ]
-    handles.append(Line2D([], [], linestyle="", marker=".", color="black", label="target"))
+    handles: list[Any] = [
+        Line2D([], [], linestyle="", marker=marker, color=colour, label=name)
+        for marker, colour, name in (*looks, (".", "black", "target"))
+    ]
     for colour, name in zip(DOMAIN_COLOURS, ("source", "target"), strict=True):
         handles.append(Patch(facecolor=colour, alpha=0.25, label=f"taken for {name}"))
     look: dict[str, Any] = {"frameon": False, "fontsize": 8.5, "labelcolor": INK, "borderpad": 0}

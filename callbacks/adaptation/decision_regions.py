@@ -1,4 +1,4 @@
-"""`DecisionRegions`: what a domain-adversarial network makes of a plane of inputs."""
+"""`DecisionRegions`: predictions of a domain-adversarial network over a plane of inputs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..shared.batches import data_module, labelled_batch, to_table
+from ..shared.checks import check_at_least, check_shape, require_method
 from ..shared.collect import Collector
 from ..shared.loggers import log_figure
 from .decision_figure import decision_regions_figure
@@ -28,33 +29,29 @@ class DecisionRegions(Callback):
     From left to right: the plane's predicted classes; the first two principal components of the domain features of
     source and target together; the plane's predicted domains; and for each domain feature (hidden unit) the line where
     it is 1/2, which for a sigmoid is its hyperplane. Source points have the sign of their class, target points are
-    dots. The picture is sent to all loggers as ``adaptation/decision_regions``.
+    dots. The figure is sent to all loggers as ``adaptation/decision_regions``; no metric is logged.
 
-    Points are those of the first test set, the source, and of the one that is named ``target/<name>`` in the data
-    module's ``test_sets``, without names of the second. Where the data module has an attribute ``tips``, a dict from a
-    letter to a place ``(x, y)``, the point that is nearest to each is marked.
+    The points are those of the first test set, the source, and of the one that is named ``target/<name>`` in the data
+    module's ``test_sets``, without names of the second. Batches are ``(x, y)`` with x (B, 2). If the data module has an
+    attribute ``tips``, a dict from a letter to a place ``(x, y)``, the point that is nearest to each is marked.
 
     The module needs ``forward(x) -> (B, K)`` logits, ``domain_logits(x) -> (B,)``, larger for the target, and
-    ``domain_features(x) -> (B, D)`` or ``features(x)``. The target's labels are not looked at.
+    ``domain_features(x) -> (B, D)`` or ``features(x)``. The target's labels are not used.
 
     Args:
-        resolution: Points of the grid along each axis, at least 2.
+        resolution: Number of points of the grid along each axis, at least 2.
         test_sets: Names of the test loaders; None for the data module's.
 
     Attributes:
-        results: After a test run what `decision_regions_figure` draws as a row, in NumPy arrays: "source" (N, 2),
+        results: After a test run a row of `decision_regions_figure`, in NumPy arrays: "source" (N, 2),
             "label" (N,), "target" (M, 2), "tips" (letters to rows of source and target together), "x" and "y" (R,),
             "classes" (R, R), "domain" (R, R) logits, "units" (D, R, R) and "components" (N + M, 2).
-
-    Raises:
-        ValueError: ``resolution`` is too small.
     """
 
     report_key = "decision_regions"
 
     def __init__(self, resolution: int = 200, test_sets: list[str] | None = None) -> None:
-        if resolution < 2:
-            raise ValueError(f"expected resolution >= 2, got {resolution}")
+        check_at_least(2, resolution=resolution)
         self.resolution = resolution
         self.test_sets = test_sets
         self.results: dict[str, Any] = {}
@@ -62,29 +59,16 @@ class DecisionRegions(Callback):
         self._collectors: dict[int, Collector] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse other modules and other inputs.
-
-        Raises:
-            TypeError: The module has no forward, no features or no ``domain_logits``.
-            ValueError: The data module's inputs have not two coordinates.
-        """
+        """Check what the module offers, and that inputs have two coordinates."""
         check_module(pl_module, NAME)
         self._model = type(pl_module).__name__
-        if not callable(getattr(pl_module, "domain_logits", None)):
-            raise TypeError(
-                f"{NAME} needs a module with domain_logits(x) -> (B,), larger for the target; "
-                f"{type(pl_module).__name__} has no method 'domain_logits'"
-            )
+        require_method(pl_module, "domain_logits(x) -> (B,), larger for the target", NAME)
         shape = getattr(data_module(trainer), "image_shape", (2,))
         if tuple(shape) != (2,):
             raise ValueError(f"{NAME} draws inputs of shape (2,), points of a plane; the data have {tuple(shape)}")
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the loaders of source and target.
-
-        Raises:
-            ValueError: There are not two, or the names do not fit them.
-        """
+        """Find the loaders of source and target."""
         self.results = {}
         domains = find_domains(trainer, "test_sets", self.test_sets, NAME)
         self._collectors = {
@@ -93,19 +77,9 @@ class DecisionRegions(Callback):
         }
 
     def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Keep the points.
-
-        Raises:
-            ValueError: They have not two coordinates, or no labels.
-        """
+        """Keep the points."""
         if (collector := self._collectors.get(dataloader_idx)) is not None:
             x, y = labelled_batch(batch)
             if x.shape[1:] != (2,):
@@ -120,16 +94,15 @@ class DecisionRegions(Callback):
         self._collectors = {}
         tips = getattr(data_module(trainer), "tips", None)
         with trainer.precision_plugin.forward_context():
-            found = decision_regions(pl_module, source["x"], source["label"], target["x"], tips, self.resolution)
-        self.results = found
+            self.results = decision_regions(pl_module, source["x"], source["label"], target["x"], tips, self.resolution)
 
     def report_results(self) -> Figure | None:
-        """Put the picture into the report."""
+        """Put the figure into the report."""
         return decision_regions_figure({self._model: self.results}) if self.results else None
 
     @rank_zero_only
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Send the picture to the loggers."""
+        """Send the figure to the loggers."""
         if self.results and trainer.loggers:
             log_figure(trainer, "adaptation/decision_regions", decision_regions_figure({self._model: self.results}))
 
@@ -143,7 +116,7 @@ def decision_regions(
     tips: Mapping[str, Any] | None = None,
     resolution: int = 200,
 ) -> dict[str, Any]:
-    """What a module makes of points of a plane, and of a grid around them; a row of `decision_regions_figure`.
+    """Run points of a plane and a grid around them through a module, for a row of `decision_regions_figure`.
 
     Args:
         module: In evaluation mode, with ``forward``, ``domain_logits`` and ``domain_features`` or ``features``.
@@ -151,13 +124,10 @@ def decision_regions(
         labels: (N,) of the source.
         target: (M, 2).
         tips: Places ``(x, y)`` by name; the nearest points are marked.
-        resolution: Points of the grid along each axis.
+        resolution: Number of points of the grid along each axis.
 
     Returns:
-        See `DecisionRegions`.
-
-    Raises:
-        ValueError: The module gives another shape.
+        The ``results`` of `DecisionRegions`.
     """
     points = torch.cat([source, target]).cpu()
     low, high = points.min(0).values, points.max(0).values
@@ -190,19 +160,14 @@ def _run(module: Any, points: Tensor) -> dict[str, Tensor]:
     parts: list[dict[str, Tensor]] = []
     for chunk in points.split(CHUNK):
         x = chunk.to(device)
-        logits, domain = module(x), module.domain_logits(x)
-        for method, values, ndim in (("forward", logits, 2), ("domain_logits", domain, 1)):
-            if not isinstance(values, Tensor) or values.ndim != ndim or len(values) != len(x):
-                shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-                wanted = f"({len(x)}, K)" if ndim == 2 else f"({len(x)},)"
-                raise ValueError(f"expected {name}.{method}(x) of shape {wanted}, got {shape}")
-        found = {"logits": to_table(logits), "domain": to_table(domain), "features": domain_features(module, x)}
-        parts.append(found)
+        logits = check_shape(module(x), (len(x), "K"), f"{name}.forward(x)")
+        domain = check_shape(module.domain_logits(x), (len(x),), f"{name}.domain_logits(x)")
+        parts.append({"logits": to_table(logits), "domain": to_table(domain), "features": domain_features(module, x)})
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
 
 def nearest(points: NDArray, places: Mapping[str, Any]) -> dict[str, int]:
     """By name the row of the point (N, 2) that is nearest to a place (x, y)."""
     return {
-        name: int(np.square(points - np.asarray(place, points.dtype)).sum(1).argmin()) for name, place in places.items()
+        name: int(((points - np.asarray(place, points.dtype)) ** 2).sum(1).argmin()) for name, place in places.items()
     }

@@ -1,4 +1,4 @@
-"""Which loaders hold the source and the target, and what a module makes of their samples."""
+"""Find the loaders of source and target, and compute a module's logits and features of their samples."""
 
 import math
 from collections.abc import Iterator, Sized
@@ -11,23 +11,23 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from ..calibration.metrics import nll
 from ..shared.batches import batch_inputs, batch_logits, check_logits, is_labelled, to_table
+from ..shared.checks import check_shape
 from ..shared.collect import Collector, Table, gather_rows
 from ..shared.held_out import HeldOut, first_loader, run_through
-from ..shared.random_state import preserved_random_state
+from ..shared.random_state import evaluation_mode, preserved_random_state
 from ..shared.samplers import flatten_loaders, has_known_sampler, named_loaders
 
 TARGET = "target/"
 
 
 class Domains(NamedTuple):
-    """Where the two domains are among the loaders of a validation or test.
+    """The two domains among the loaders of a validation or test.
 
     Attributes:
         loaders: All loaders, the source's first.
-        target: Position of the target's.
-        names: Of source and target.
+        target: Position of the target's loader.
+        names: Names of source and target.
     """
 
     loaders: list[Any]
@@ -36,13 +36,13 @@ class Domains(NamedTuple):
 
 
 class DomainRows(NamedTuple):
-    """What a module made of a domain.
+    """A module's outputs for the samples of a domain.
 
     Attributes:
         logits: (N, K) of all samples, in the data set's order.
         labels: (N,), -1 where there are none.
         features: (M, D) of M <= N samples, evenly spread.
-        places: (M,) whose features these are.
+        places: (M,) rows of these samples.
     """
 
     logits: Tensor
@@ -52,11 +52,7 @@ class DomainRows(NamedTuple):
 
 
 def check_module(pl_module: LightningModule, needed_by: str) -> None:
-    """Refuse a module without logits or without features.
-
-    Raises:
-        TypeError: It has no ``forward``, or neither ``domain_features`` nor ``features``.
-    """
+    """Raise a TypeError if a module has no ``forward``, or neither ``domain_features`` nor ``features``."""
     name = type(pl_module).__name__
     if not is_overridden("forward", pl_module):
         raise TypeError(f"{needed_by} needs forward(x) -> (B, K) logits: {name} has none")
@@ -68,29 +64,18 @@ def check_module(pl_module: LightningModule, needed_by: str) -> None:
 
 
 def find_target(names: list[str], attribute: str, needed_by: str) -> int:
-    """The position of the first name ``target/…``, the source being at 0.
-
-    Raises:
-        ValueError: There is none after the first.
-    """
-    found = [position for position, name in enumerate(names) if position and name.startswith(TARGET)]
-    if not found:
-        raise ValueError(
-            f"{needed_by} needs a set named '{TARGET}<name>' after the source's in {attribute}, got {names}"
-        )
-    return found[0]
+    """Position of the first name ``target/…`` after the source's, which is at 0; a ValueError if there is none."""
+    for position, name in enumerate(names):
+        if position and name.startswith(TARGET):
+            return position
+    raise ValueError(f"{needed_by} needs a set named '{TARGET}<name>' after the source's in {attribute}, got {names}")
 
 
 def find_domains(trainer: Trainer, attribute: str, given: list[str] | None, needed_by: str) -> Domains:
-    """Find source and target among the loaders that run now.
+    """Find source and target among the loaders of the running validation or test.
 
-    Without names the first two loaders are source and target.
-
-    Args:
-        trainer: In a validation or test.
-        attribute: "val_sets" or "test_sets".
-        given: Names, or None for the data module's.
-        needed_by: For messages.
+    The names are the given ones, else the data module's ``attribute`` ("val_sets" or "test_sets"). Without names the
+    first two loaders are source and target.
 
     Raises:
         ValueError: There is only one loader, no target among the names, or not one name for each loader.
@@ -107,22 +92,14 @@ def find_domains(trainer: Trainer, attribute: str, given: list[str] | None, need
 def training_loader(trainer: Trainer, pl_module: LightningModule, held_out: HeldOut) -> DataLoader | None:
     """The loader of labelled training data.
 
-    In a fit it is one of the loaders that train, so that no data set is built a second time; but not if reading from
-    them could change what they draw next.
-
-    Args:
-        trainer: In any run.
-        pl_module: Its module.
-        held_out: Finds the loader in other runs.
+    In a fit it is one of the loaders that train, so that no data set is built a second time, unless reading from them
+    could change what they draw next. In other runs ``held_out`` finds it.
     """
     running = flatten_loaders(trainer.train_dataloader) if trainer.state.fn == "fit" else []
-    if running and all(_can_be_read(loader) for loader in running):
+    # a stream or a sampler of an unknown kind may give other samples after each pass
+    if running and all(isinstance(loader, DataLoader) and has_known_sampler(loader) for loader in running):
         return first_loader(trainer.train_dataloader)
     return held_out.find(trainer, pl_module)
-
-
-def _can_be_read(loader: Any) -> bool:
-    return isinstance(loader, DataLoader) and has_known_sampler(loader)  # that of a stream is unknown
 
 
 def run_features(
@@ -133,44 +110,37 @@ def run_features(
     number: int,
     dataloader_idx: int = 0,
 ) -> Table:
-    """Domain features and labels of at most so many samples of a loader, evenly spread, by a pass of its own.
-
-    A collective.
+    """Domain features and labels of samples of a loader, evenly spread, in a pass of its own. A collective.
 
     Args:
         trainer: In any run.
-        pl_module: In evaluation mode.
-        loader: Of batches ``(x, y)`` or ``x``.
+        pl_module: Its module in evaluation mode.
+        loader: Gives batches ``(x, y)`` or ``x``.
         limit: A share of the samples, or a number of batches, as Lightning's ``limit_val_batches``.
         number: Largest number of rows.
-        dataloader_idx: Its position, for the hooks of the device transfer.
+        dataloader_idx: Position of the loader, for the hooks of the device transfer.
 
     Returns:
         "features" (N, D) and "label" (N,), -1 where the batch has none. Empty without samples.
     """
 
-    def read(batch: Any) -> tuple[Tensor, Tensor]:
-        x = batch_inputs(batch)
-        return x, (batch[1] if is_labelled(batch) else torch.full((len(x),), -1))
-
     def measure(x: Tensor, y: Tensor) -> Table:
-        return {"features": domain_features(pl_module, x), "label": y.cpu().long()}
+        return {"features": domain_features(pl_module, x), "label": y}
 
-    return run_through(trainer, pl_module, loader, measure, limit, number, read, dataloader_idx)
+    return run_through(trainer, pl_module, loader, measure, limit, number, _inputs_and_labels, dataloader_idx)
+
+
+def _inputs_and_labels(batch: Any) -> tuple[Tensor, Tensor]:
+    """The inputs of a batch ``(x, y)`` or ``x``, and its labels (B,) on the CPU, -1 where it has none."""
+    x = batch_inputs(batch)
+    return x, batch[1].cpu().long() if is_labelled(batch) else torch.full((len(x),), -1)
 
 
 def domain_features(pl_module: Any, x: Tensor) -> Tensor:
-    """What the domain head sees, (B, D) on the CPU: ``domain_features(x)``, or ``features(x)`` of other modules.
-
-    Raises:
-        ValueError: They have another shape.
-    """
+    """The input of the domain head, (B, D) on the CPU: ``domain_features(x)``, or ``features(x)`` of other modules."""
     method = "domain_features" if callable(getattr(pl_module, "domain_features", None)) else "features"
     features = getattr(pl_module, method)(x)
-    if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(x):
-        shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-        raise ValueError(f"expected {type(pl_module).__name__}.{method}(x) of shape ({len(x)}, D), got {shape}")
-    return to_table(features)
+    return to_table(check_shape(features, (len(x), "D"), f"{type(pl_module).__name__}.{method}(x)"))
 
 
 def evenly(rows: Tensor, number: int) -> Tensor:
@@ -182,28 +152,29 @@ def evenly(rows: Tensor, number: int) -> Tensor:
 class DomainCollector:
     """Collects logits and labels of a loader while it is validated or tested, and features of some of its samples.
 
-    While it runs, because a module may treat the domains differently, as one with batch normalisation for each does.
+    This happens in the loader's own run, because a module may treat the domains differently: one with batch
+    normalisation for each domain does.
 
     Args:
         trainer: In its validation or test.
         domains: All loaders.
         target: Whether this is the target and not the source.
-        number: Features of at most so many samples are taken, evenly spread; 0 for none.
+        number: Features of at most so many samples are collected, evenly spread; 0 for none.
     """
 
     def __init__(self, trainer: Trainer, domains: Domains, target: bool, number: int) -> None:
         self._trainer = trainer
         self._labelled = not target
         position = domains.target if target else 0
-        self._rows = Collector(trainer, domains.loaders[position], f"set {domains.names[target]!r}")
+        loader = domains.loaders[position]
+        self._rows = Collector(trainer, loader, f"set {domains.names[target]!r}")
         self._number = number
-        self._samples = _samples(trainer, domains.loaders[position], position)
+        self._samples = _number_of_samples(trainer, loader, position)
         self._features: list[Table] = []
 
     def add(self, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Add a batch ``(x, y)`` or ``x`` that went through the step."""
-        x = batch_inputs(batch)
-        labels = batch[1].cpu().long() if is_labelled(batch) else torch.full((len(x),), -1)
+        x, labels = _inputs_and_labels(batch)
         with preserved_random_state(self._trainer.strategy.root_device):
             keys = self._rows.keys(batch_idx, len(x))
             chosen = self._chosen(keys)
@@ -214,12 +185,7 @@ class DomainCollector:
             self._rows.add(batch_idx, {"logits": batch_logits(self._trainer, pl_module, outputs, x), "label": labels})
 
     def gather(self) -> DomainRows:
-        """What all processes collected, each sample once. A collective.
-
-        Raises:
-            ValueError: There is no sample, all logits are probabilities, or labels are missing or out of range; the
-                target may have none.
-        """
+        """Rows of all processes, each sample once. A collective."""
         rows = self._rows.gather()
         check_rows(rows, self._rows.of, self._labelled)
         names = self._features[0] if self._features else ()
@@ -227,20 +193,19 @@ class DomainCollector:
         some = gather_rows(self._trainer, some) if self._number else {}
         if not some:
             return DomainRows(rows["logits"], rows["label"], torch.empty(0, 0), torch.empty(0).long())
-        place = torch.searchsorted(rows["key"], some["key"])
-        return DomainRows(
-            rows["logits"], rows["label"], evenly(some["features"], self._number), evenly(place, self._number)
-        )
+        places = torch.searchsorted(rows["key"], some["key"])
+        features, places = (evenly(table, self._number) for table in (some["features"], places))
+        return DomainRows(rows["logits"], rows["label"], features, places)
 
     def _chosen(self, keys: Tensor) -> Tensor:
-        """Which samples of a batch have features taken, (B,) bool."""
+        """Which samples (B,) of a batch have their features collected."""
         if self._samples is None or self._samples <= self._number or not self._number:
             return torch.full(keys.shape, bool(self._number))
         return keys * self._number // self._samples != (keys - 1) * self._number // self._samples
 
 
-def _samples(trainer: Trainer, loader: Any, position: int) -> int | None:
-    """How many samples of a loader are seen in this run; None where nobody knows."""
+def _number_of_samples(trainer: Trainer, loader: Any, position: int) -> int | None:
+    """Number of samples of a loader in this run; None where it cannot be known."""
     size = getattr(loader, "batch_size", None) or getattr(getattr(loader, "batch_sampler", None), "batch_size", None)
     batches = (trainer.num_test_batches if trainer.testing else trainer.num_val_batches)[position]
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or not size:
@@ -249,27 +214,20 @@ def _samples(trainer: Trainer, loader: Any, position: int) -> int | None:
 
 
 @contextmanager
-def evaluating(trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
-    """In the middle of training: without gradients, and in evaluation mode for the module and for the data's hooks."""
-    modes = {module: module.training for module in pl_module.modules()}
-    pl_module.eval()
+def validating(trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
+    """In the middle of training: evaluation mode for the module, and validation for the data's hooks."""
     trainer.validating = True  # as Lightning does where it validates within a fit
     try:
-        with torch.no_grad():
+        with evaluation_mode(pl_module):
             yield
     finally:
         trainer.training = True
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def check_rows(table: Table, of: str, labelled: bool) -> None:
-    """Refuse rows that no figure can be made of. Logits that are not finite are let through.
+    """Raise for rows ("logits" (N, K) and "label" (N,), or empty) that no metric can be computed from.
 
-    Args:
-        table: "logits" (N, K) and "label" (N,), or empty.
-        of: Which set, for the message.
-        labelled: Whether every sample must have a label.
+    Logits that are not finite are accepted, and if not ``labelled``, labels of -1.
 
     Raises:
         ValueError: There is no sample, all logits are probabilities, or labels are missing or out of range.
@@ -286,11 +244,12 @@ def check_rows(table: Table, of: str, labelled: bool) -> None:
         )
 
 
-def oracle_figures(logits: Tensor, labels: Tensor) -> dict[str, float]:
+def oracle_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
     """Accuracy "acc" and mean negative log-likelihood "nll" in nats of (N, K) logits and (N,) labels.
 
     A sample whose logits are not finite counts as wrong, and makes the likelihood infinite.
     """
     finite = logits.isfinite().all(1)
-    correct = (logits.argmax(1) == labels) & finite
-    return {"acc": correct.double().mean().item(), "nll": nll(logits, labels) if finite.all() else math.inf}
+    accuracy = ((logits.argmax(1) == labels) & finite).double().mean().item()
+    nll = torch.nn.functional.cross_entropy(logits.double(), labels).item() if finite.all() else math.inf
+    return {"acc": accuracy, "nll": nll}

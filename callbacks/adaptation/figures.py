@@ -1,4 +1,4 @@
-"""Pictures of the features of two domains: by domain, and by class."""
+"""Figures of the features of two domains in the plane, coloured by domain and by class."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,26 +18,24 @@ from ..shared.style import IN_DISTRIBUTION, INK, PALETTE, SEQUENCE, tidy
 from .domains import evenly
 
 Floats = NDArray[np.float64]
-COMPONENTS = 50  # kept for t-SNE, which is commonly given so many
+COMPONENTS = 50  # the usual number of inputs of t-SNE
 DOMAIN_COLOURS = (IN_DISTRIBUTION, PALETTE[0])
 DOMAIN_MARKERS = ("o", "+")
 TENTH = "#24384f"
 SIDE = 2.9  # inches
+OUTLINE = withStroke(linewidth=2.5, foreground="white")
+NAME: dict[str, Any] = {"fontsize": 10, "weight": "bold", "path_effects": [OUTLINE]}  # of a class or a point
 
 
 def principal_components(features: Tensor, components: int = COMPONENTS) -> tuple[Tensor, float]:
-    """Scores of the first principal components of centred, unscaled features.
-
-    Args:
-        features: (N, D), of both domains together.
-        components: Largest number of them.
+    """Coordinates of centred, unscaled features (N, D) along at most so many principal components.
 
     Returns:
-        (N, C) float32 with C at most N and D, the largest absolute score of a component positive, and the share of the
-        variance in the first two.
+        Coordinates (N, C) float32 with C at most N and D, the largest absolute one of each component positive; and the
+        share of the variance in the first two components.
     """
     centred = features.double() - features.double().mean(0)
-    # from the inner products of samples: features may be far wider than the samples are many
+    # from the inner products of samples: there may be far more features than samples
     variances, vectors = torch.linalg.eigh(centred @ centred.T)
     variances, vectors = variances.flip(0).clamp(min=0), vectors.flip(1)
     number = min(components, *features.shape)
@@ -49,16 +47,16 @@ def principal_components(features: Tensor, components: int = COMPONENTS) -> tupl
 
 
 def picture_of(features: Sequence[Tensor], labels: Sequence[Tensor], number: int) -> dict[str, Any]:
-    """What the pictures are made of, in tensors and numbers only, so that checkpoints can hold it.
+    """Points for `domains_figure`, in tensors and numbers only, so that checkpoints can hold them.
 
     Args:
         features: (N_s, D) of the source and (N_t, D) of the target.
         labels: (N_s,) and (N_t,), -1 where unknown.
-        number: At most so many samples of each, evenly spread.
+        number: Largest number of samples of each domain, evenly spread.
 
     Returns:
-        "points" (N, C) principal components of both together, "domain" (N,) with 0 source and 1 target, "label" (N,)
-        and "explained", the share of the variance in the first two. Empty where a feature is not finite.
+        "points" (N, C) principal components of both domains together, "domain" (N,) with 0 source and 1 target, "label"
+        (N,) and "explained", the share of the variance in the first two. Empty where a feature is not finite.
     """
     rows = [evenly(table, number) for table in features]
     if not all(table.isfinite().all() for table in rows):
@@ -70,7 +68,7 @@ def picture_of(features: Sequence[Tensor], labels: Sequence[Tensor], number: int
 
 
 def in_plane(picture: Mapping[str, Any], points: ArrayLike) -> dict[str, Any]:
-    """A picture of plain values with these points (N, 2), the largest coordinate 1, to four decimals."""
+    """Return a picture in lists and numbers, with these points (N, 2), the largest coordinate 1, to four decimals."""
     rows = np.asarray(points, np.float64)
     rows = (rows / max(np.abs(rows).max(), 1e-300)).round(4)
     plain = {name: value.tolist() if isinstance(value, Tensor) else value for name, value in picture.items()}
@@ -78,9 +76,9 @@ def in_plane(picture: Mapping[str, Any], points: ArrayLike) -> dict[str, Any]:
 
 
 def tsne(points: Tensor, seed: int = 0) -> Floats:
-    """t-SNE of (N, C) principal components, N >= 4, to (N, 2), begun from the first two; scikit-learn's.
+    """scikit-learn's t-SNE of N >= 4 points (N, C) to (N, 2), initialised with the first two principal components.
 
-    Perplexity 30, or a third of the samples where they are few.
+    The perplexity is 30, or a third of the number of samples where that is less.
     """
     start = np.zeros((len(points), 2))
     start[:, : points.shape[1]] = points[:, :2].double().numpy()
@@ -90,12 +88,12 @@ def tsne(points: Tensor, seed: int = 0) -> Floats:
 
 
 def domains_figure(pictures: Mapping[str, Any], title: str) -> Figure:
-    """Features of both domains in the plane: left coloured by domain, right by class; before training above after it.
+    """Draw the features of both domains, on the left coloured by domain, on the right by class; one picture a row.
 
     Args:
         pictures: By row name ("before", "after"): "points" (N, 2), "domain" (N,) with 0 source and 1 target, "label"
             (N,), -1 where unknown, and "names" of source and target.
-        title: What the axes are, for example "PCA".
+        title: Name of the projection, such as "PCA".
     """
     rows = len(pictures)
     left, right, top, bottom, across, down = 0.12, 0.3, 0.62, 0.12, 0.2, 0.34
@@ -109,36 +107,27 @@ def domains_figure(pictures: Mapping[str, Any], title: str) -> Figure:
             figure.add_axes(((left + column * (SIDE + across)) / width, low / height, SIDE / width, SIDE / height))
             for column in (0, 1)
         ]
-        _by_domain(panels[0], points, domain)
-        _by_class(panels[1], points, domain, label)
+        colours = class_colours(label)
+        _scatter(panels[0], points, domain, np.array(DOMAIN_COLOURS)[domain])
+        _scatter(panels[1], points, domain, np.array([colours[value] for value in label.tolist()]))
+        for value in colours:
+            inside = points[(label == value) & (domain == 0)]
+            if value >= 0 and len(inside):
+                x, y = np.median(inside, axis=0)
+                panels[1].text(x, y, str(value), ha="center", va="center", color="black", **NAME)
         for axes, what in zip(panels, ("by domain", "by class"), strict=True):
             heading = f"{title} {name}, {what}" if len(pictures) > 1 or name != "after" else f"{title}, {what}"
             axes.set(xticks=[], yticks=[])
             tidy(axes)
             axes.set_title(heading, fontsize=9.5, color=INK, loc="left")
         if row == 0:
-            for axes, colours in zip(panels, (DOMAIN_COLOURS, (INK, INK)), strict=True):
-                _legends(axes, picture["names"], colours)
+            _legend(panels[0], picture["names"], DOMAIN_COLOURS)
+            _legend(panels[1], picture["names"], (INK, INK))
     return figure
 
 
-def _by_domain(axes: Axes, points: Floats, domain: NDArray) -> None:
-    _scatter(axes, points, domain, np.array(DOMAIN_COLOURS)[domain])
-
-
-def _by_class(axes: Axes, points: Floats, domain: NDArray, label: NDArray) -> None:
-    colours = class_colours(label)
-    _scatter(axes, points, domain, np.array([colours[value] for value in label.tolist()]))
-    for value in colours:
-        inside = points[(label == value) & (domain == 0)]
-        if value >= 0 and len(inside):
-            x, y = np.median(inside, axis=0)
-            text = axes.text(x, y, str(value), ha="center", va="center", fontsize=10, color="black", weight="bold")
-            text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
-
-
 def _scatter(axes: Axes, points: Floats, domain: NDArray, colours: NDArray) -> None:
-    # in random order and by turns, so that no domain lies on top of the other
+    # both domains in turn, in random order, so that neither hides the other
     for rows in np.array_split(np.random.default_rng(0).permutation(len(points)), 10):
         for number, (marker, size, line) in enumerate(zip(DOMAIN_MARKERS, (9, 22), (0, 0.9), strict=True)):
             inside = rows[domain[rows] == number]
@@ -147,15 +136,15 @@ def _scatter(axes: Axes, points: Floats, domain: NDArray, colours: NDArray) -> N
 
 
 def class_colours(label: NDArray) -> dict[int, str]:
-    """A colour for each class: of ten at most from a palette, of more along a sequence; grey where unknown."""
+    """A colour for each class: from a palette for up to ten, along a sequence for more; grey for the label -1."""
     classes = [int(value) for value in np.unique(label) if value >= 0]
-    palette: tuple[str, ...] = (*PALETTE[1:], TENTH, *DOMAIN_COLOURS)  # those of the domains last
+    palette: tuple[str, ...] = (*PALETTE[1:], TENTH, *DOMAIN_COLOURS)  # the domains' colours last
     if len(classes) > len(palette):
         palette = tuple(to_hex(SEQUENCE(place)) for place in np.linspace(0, 1, len(classes)))
     return {-1: "#9a9ea4"} | dict(zip(classes, palette, strict=False))
 
 
-def _legends(axes: Axes, names: Sequence[str], colours: Sequence[str]) -> None:
+def _legend(axes: Axes, names: Sequence[str], colours: Sequence[str]) -> None:
     handles = [
         Line2D([], [], linestyle="", marker=marker, markersize=size, color=colour, label=name)
         for marker, size, colour, name in zip(DOMAIN_MARKERS, (3.5, 6), colours, names, strict=True)

@@ -5,10 +5,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .density_ratio import DomainClassifier, Floats, checked, shuffled_split
+from .density_ratio import check_features, fit_domain_classifier, shuffled_split
 
-DECAYS = tuple(10.0 ** np.arange(2, -7, -1))  # of the squared weights, beside the mean cross-entropy
-FEWEST = 4  # samples of a domain: of each half one trains and one is held out
+DECAYS = tuple(10.0 ** np.arange(2, -7, -1))  # penalties on the squared weights, strong to weak
+FEWEST = 4  # samples of a domain: each half needs two, one to train and one to choose by
 
 
 class ProxyDistance(NamedTuple):
@@ -28,9 +28,10 @@ class ProxyDistance(NamedTuple):
 def proxy_a_distance(source: ArrayLike, target: ArrayLike, seed: int = 0) -> ProxyDistance:
     """2 (1 - 2 error) of a linear classifier of domains; Ganin et al. 2016, section 5.1 (Ben-David et al. 2007).
 
-    Either domain is split into halves at random; one trains logistic regressions on standardised features over a wide
-    range of regularisations, the other tests them. 0: the domains cannot be told apart linearly; 2: perfectly. An error
-    above one half is mirrored, so that chance gives a little more than 0.
+    Each domain is split into halves at random. One half trains logistic regressions on standardised features over a
+    wide range of regularisations, the other tests them. The distance is 0 where the domains cannot be told apart
+    linearly, and 2 where they are told apart perfectly. An error above one half is mirrored, so that chance gives a
+    little more than 0.
 
     The paper reports the lowest test error over the range, which is optimistic: the test half chooses. ``value`` takes
     the regularisation by the error on a fifth of the training half instead, ``optimistic`` is as in the paper. (The
@@ -39,31 +40,29 @@ def proxy_a_distance(source: ArrayLike, target: ArrayLike, seed: int = 0) -> Pro
 
     Args:
         source: (N_s, D) features, N_s >= 4.
-        target: (N_t, D) features, N_t >= 4. Of the larger domain a random part as large as the smaller one is used,
+        target: (N_t, D) features, N_t >= 4. Only as many samples of the larger domain are used as the smaller one has,
             for otherwise naming the larger domain would already be better than chance.
-        seed: Of the splits. No global generator is used.
+        seed: Seed of the splits. No global generator is used.
 
     Raises:
         ValueError: Fewer than four samples of a domain, other shapes, or features that are not finite.
     """
-    domains = checked(source, target)
+    domains = check_features(source, target)
     if min(map(len, domains)) < FEWEST:
         raise ValueError(f"expected at least four samples of each domain, got {len(domains[0])} and {len(domains[1])}")
     random = np.random.default_rng(seed)
     size = min(map(len, domains))
     halves = [shuffled_split(rows[random.permutation(len(rows))[:size]], 0.5, random) for rows in domains]
     parts = [shuffled_split(train, 0.8, random) for train, _ in halves]
-    results = []
+    errors = []
     for decay in DECAYS:
-        classifier = DomainClassifier(parts[0][0], parts[1][0], decay)
-        chosen_by = _error(classifier, parts[0][1], parts[1][1])
-        results.append((chosen_by, _error(classifier, halves[0][1], halves[1][1])))
-    error = min(results, key=lambda errors: errors[0])[1]  # of equals the one that is regularised most
-    lowest = min(test for _, test in results)
+        classifier = fit_domain_classifier(parts[0][0], parts[1][0], decay)
+        both = []
+        for held_out in ((parts[0][1], parts[1][1]), (halves[0][1], halves[1][1])):
+            says_target = [classifier.decision_function(rows) > 0 for rows in held_out]
+            wrong = np.concatenate([says_target[0], ~says_target[1]]).mean()
+            both.append(float(min(wrong, 1 - wrong)))
+        errors.append(both)
+    error = min(errors, key=lambda both: both[0])[1]  # of equals the one that is regularised most
+    lowest = min(test for _, test in errors)
     return ProxyDistance(2 * (1 - 2 * error), 2 * (1 - 2 * lowest), error)
-
-
-def _error(classifier: DomainClassifier, source: Floats, target: Floats) -> float:
-    """Share of samples put into the wrong domain, mirrored into [0, 0.5]."""
-    wrong = np.concatenate([classifier.log_odds(source) > 0, classifier.log_odds(target) <= 0])
-    return float(min(wrong.mean(), 1 - wrong.mean()))

@@ -1,6 +1,6 @@
-"""The section on domain adaptation: what validators say without target labels, and what the oracle knows."""
+"""The report's section on domain adaptation: validators, which use no target labels, beside the oracle, which does."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
@@ -9,13 +9,14 @@ from ..shared.sections import Section, add_section
 from .figures import domains_figure
 
 NOTE = (
-    "Validators say how good a model may be on the target without looking at a label of it; larger is better. Figures "
+    "Validators say how good a model may be on the target without looking at a label of it; larger is better. Metrics "
     "of the oracle use the target's labels and are there to judge the validators by. Proxy A-distance: how well a "
     "freshly trained linear classifier tells the domains apart by their features, from 0 (not at all) to 2 "
     "(perfectly). Pictures: a sample of both domains' features, the labels only for colours."
 )
+REGIONS = "label regions, principal components, domain regions and hidden units"
 # title, key of the validation, key of the test
-FIGURES = (
+METRICS = (
     ("Source accuracy", "validator/source_accuracy", "source_accuracy"),
     ("Target accuracy (oracle)", "oracle/val_acc", "acc"),
     ("Target NLL (oracle)", "oracle/val_nll", "nll"),
@@ -30,12 +31,18 @@ FIGURES = (
 
 
 def adaptation_section(runs: Runs, draw: Figures) -> str:
-    """For each run a table of validators and oracle, and the pictures of the features."""
+    """For each run a table of validators and oracle, the figures of the features, and the decision regions."""
 
     def adaptation(record: Record) -> str:
-        results = record.get("adaptation")
+        results = record.get("adaptation") or {}
         judged = _table(results) + _choice(results) if results else ""
-        return judged + gallery(_pictures(results or {}, draw), "pairs") + _regions(record.get("decision_regions"))
+        figures = [
+            draw(domains_figure(results[key], title), f"{title} of the features of both domains")
+            for key, title in (("pca", "PCA"), ("tsne", "t-SNE"))
+            if results.get(key)
+        ]
+        regions = record.get("decision_regions")
+        return judged + gallery(figures, "pairs") + (picture(regions, REGIONS, kind="wide") if regions else "")
 
     return section("Domain adaptation", NOTE, per_run(runs, adaptation))
 
@@ -44,7 +51,7 @@ def _table(results: Mapping[str, Any]) -> str:
     validation, test = results["validation"], results["test"]
     rows = [
         f"<th>{title}</th><td>{number(validation.get(key), 4)}</td><td>{number(test.get(tested), 4)}</td>"
-        for title, key, tested in FIGURES
+        for title, key, tested in METRICS
         if validation.get(key) is not None or test.get(tested) is not None
     ]
     if distance := results.get("proxy_a_distance"):
@@ -62,17 +69,6 @@ def _choice(results: Mapping[str, Any]) -> str:
         choice = "The oracle was not used for any choice in the training"
         choice += f", which went by {', '.join(monitors)}" if monitors else ""
     return f'<p class="note">Source {escape(source)}, target {escape(target)}; {samples}. {escape(choice)}.</p>'
-
-
-def _pictures(results: Mapping[str, Any], draw: Figures) -> Iterator[str]:
-    for key, title in (("pca", "PCA"), ("tsne", "t-SNE")):
-        if pictures := results.get(key):
-            yield draw(domains_figure(pictures, title), f"{title} of the features of both domains")
-
-
-def _regions(png: str | None) -> str:
-    label = "label regions, principal components, domain regions and hidden units"
-    return picture(png, label, kind="wide") if png else ""
 
 
 add_section(Section(20, ("adaptation", "decision_regions"), adaptation_section))

@@ -17,6 +17,7 @@ from .metrics import (
     reliability,
     rmsce,
     softmax,
+    top_label,
 )
 
 __all__ = [
@@ -35,4 +36,5 @@ __all__ = [
     "reliability",
     "rmsce",
     "softmax",
+    "top_label",
 ]

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -17,32 +17,32 @@ from ..shared.samplers import named_loaders
 from . import metrics
 from .figures import reliability_figure
 
-FIGURES = ("accuracy", "nll", "brier", "ece", "rmsce", "mce", "ace", "classwise_ece", "aurc", "mean_confidence")
+METRICS = ("accuracy", "nll", "brier", "ece", "rmsce", "mce", "ace", "classwise_ece", "aurc", "mean_confidence")
 
 
 class CalibrationEvaluation(Callback):
-    """Judges the confidences of any classifier in ``trainer.test``, on the first test set and on shifted ones.
+    """Measures in ``trainer.test`` how far the confidences of any classifier can be trusted.
 
-    Accuracy, NLL in nats, Brier score (summed over classes, in [0, 2]), ECE, its root-mean-square form ("rmsce"),
-    MCE, adaptive ECE ("ace": top label, bins of equal counts), class-wise ECE, the area under the risk-coverage curve
-    ("aurc") and the mean confidence, each before and after temperature scaling. Every sample counts once on any
-    number of processes. Logged as ``calibration/<figure>``, ``calibration/<figure>_after`` and
-    ``calibration/temperature``.
+    On the first test set: accuracy, NLL in nats, Brier score (summed over classes, in [0, 2]), ECE, its
+    root-mean-square form ("rmsce"), MCE, adaptive ECE ("ace": top label, bins of equal counts), class-wise ECE, the
+    area under the risk-coverage curve ("aurc") and the mean confidence, each before and after temperature scaling.
+    Every sample counts once on any number of processes. Logged as ``calibration/<metric>``,
+    ``calibration/<metric>_after`` and ``calibration/temperature``.
 
     The temperature is fitted on the data module's validation data. They are refused where the two sets draw a
     sample of the same data set, or where more than 10 % of their inputs are equal to test inputs; fewer, as the
     duplicates in real data are, give a warning with their number.
 
     Calibration under shift: every further test set named ``target/<name>``, which needs labels, is judged by the same
-    figures, before and after that same temperature, so that one sees what the shift did to the confidences and
-    whether the temperature still helps. Logged as ``calibration/target/<name>/<figure>`` and
-    ``calibration/target/<name>/<figure>_after``.
+    metrics, before and after that same temperature, so that one sees what the shift did to the confidences and
+    whether the temperature still helps. Logged as ``calibration/target/<name>/<metric>`` and
+    ``calibration/target/<name>/<metric>_after``.
 
     The module needs ``forward(x) -> (B, K)`` logits and labelled batches ``(x, y)``. If its ``test_step`` returns
     a dict with "logits", these are used and the forward is not run a second time.
 
     Attributes:
-        results: After a test run: "samples", "classes", "temperature", "before", "after" (each with the figures and
+        results: After a test run: "samples", "classes", "temperature", "before", "after" (each with the metrics and
             a "diagram": "edges", "count", "accuracy", "confidence", None for empty bins). Without validation data
             "temperature" and "after" are None. With ``target/`` sets also "shifted": by name "samples", "before" and
             "after" of each.
@@ -83,14 +83,11 @@ class CalibrationEvaluation(Callback):
         self._calibration: Table = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check the module.
-
-        Raises:
-            ValueError: It has no forward.
-        """
+        """Raise a ``ValueError`` if the module has no ``forward``."""
         self._held_out.remember(trainer, stage)
         if stage == "test" and not is_overridden("forward", pl_module):
-            raise ValueError(f"CalibrationEvaluation needs forward(x) -> (B, K) logits: {_name(pl_module)} has none")
+            name = type(pl_module).__name__
+            raise ValueError(f"CalibrationEvaluation needs forward(x) -> (B, K) logits: {name} has none")
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Run the calibration data through the module.
@@ -98,14 +95,13 @@ class CalibrationEvaluation(Callback):
         Raises:
             ValueError: Some are drawn from a test set, or the names do not fit the test loaders.
         """
-        self.results = {}
+        self.results, self._calibration = {}, {}
         names, loaders = named_loaders(trainer, "test_sets", self.test_sets, type(self).__name__)
         named = enumerate(names or ())
         self._targets = {place: name for place, name in named if place and name.startswith("target/")}
         self._collectors = {0: Collector(trainer, loaders[0], "the test set")}
         for place, name in self._targets.items():
             self._collectors[place] = Collector(trainer, loaders[place], f"test set {name!r}")
-        self._calibration = {}
         loader = self._held_out.find(trainer, pl_module)
         if loader is None:
             rank_zero_warn("CalibrationEvaluation found no validation data: no temperature is fitted")
@@ -141,19 +137,17 @@ class CalibrationEvaluation(Callback):
         collector.add(batch_idx, columns)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compute and log the figures.
+        """Compute and log the metrics.
 
         Raises:
-            ValueError: Logits that are none, labels out of range, or more than 10 % of the calibration inputs in a
-                test set.
+            ValueError: Logits that are empty, not finite or probabilities, labels out of range, or more than 10 % of
+                the calibration inputs in a test set.
         """
-        if not self._collectors:
-            return
         collectors, self._collectors = self._collectors, {}
+        calibration, self._calibration = self._calibration, {}
         tables = {place: collector.gather() for place, collector in collectors.items()}
         for place, table in tables.items():
             _check(table, collectors[place].of)
-        calibration, self._calibration = self._calibration, {}
         temperature = None
         if calibration:
             _check(calibration, "the calibration data")
@@ -164,50 +158,46 @@ class CalibrationEvaluation(Callback):
             if not fit.converged:
                 rank_zero_warn(f"the fit of the temperature did not converge: it ended at T = {fit.value:.4g}")
             temperature = fit.value
-        first = self._judge(tables[0], temperature)
-        self.results = {
-            "samples": first["samples"],
-            "classes": tables[0]["logits"].shape[1],
-            "temperature": temperature,
-            "before": first["before"],
-            "after": first["after"],
-        }
-        figures = _keys("calibration", first)
+        classes = tables[0]["logits"].shape[1]
+        self.results = {"classes": classes, "temperature": temperature} | self._judge(tables[0], temperature)
         if self._targets:
             shifted = {name: self._judge(tables[place], temperature) for place, name in self._targets.items()}
             self.results["shifted"] = shifted
-            for name, judged in shifted.items():
-                figures |= _keys(f"calibration/{name}", judged)
-        if temperature is not None:
-            figures["calibration/temperature"] = temperature
-        log_identical(pl_module, figures)
+        logged = {} if temperature is None else {"calibration/temperature": temperature}
+        for group, judged in self._groups().items():
+            logged |= {f"{group}/{name}": judged["before"][name] for name in METRICS}
+            logged |= {f"{group}/{name}_after": judged["after"][name] for name in METRICS if judged["after"]}
+        log_identical(pl_module, logged)
 
     def report_results(self) -> dict[str, Any]:
         """Put the results into the report."""
         return self.results
 
+    @rank_zero_only
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Send the reliability diagrams and the tables of figures to the loggers."""
-        if not (self.results and trainer.is_global_zero and trainer.loggers):
-            return
+        """Send the reliability diagrams and the tables of metrics to the loggers."""
+        for group, judged in self._groups().items() if trainer.loggers else ():
+            log_figure(trainer, f"{group}/reliability", reliability_figure(self.results | judged))
+            after = judged["after"] or {}
+            rows = [[name, judged["before"][name], after.get(name)] for name in METRICS]
+            log_table(trainer, f"{group}/figures", ["metric", "before", "after"], rows)
+
+    def _groups(self) -> dict[str, dict[str, Any]]:
+        """The results of each judged test set by the start of its log keys."""
         shifted = self.results.get("shifted", {})
-        judged = {"calibration": self.results} | {f"calibration/{name}": found for name, found in shifted.items()}
-        for group, found in judged.items():
-            log_figure(trainer, f"{group}/reliability", reliability_figure(self.results | found))
-            after = found["after"] or {}
-            rows = [[name, found["before"][name], after.get(name)] for name in FIGURES]
-            log_table(trainer, f"{group}/figures", ["figure", "before", "after"], rows)
+        first = {"calibration": self.results} if self.results else {}
+        return first | {f"calibration/{name}": judged for name, judged in shifted.items()}
 
     def _judge(self, table: Table, temperature: float | None) -> dict[str, Any]:
-        """Figures of a set before and after the temperature."""
+        """Metrics of a set before and after the temperature."""
         logits, labels = table["logits"], table["label"]
         return {
             "samples": len(labels),
-            "before": self._figures(logits, labels),
-            "after": None if temperature is None else self._figures(logits.double() / temperature, labels),
+            "before": self._metrics(logits, labels),
+            "after": None if temperature is None else self._metrics(logits.double() / temperature, labels),
         }
 
-    def _figures(self, logits: Tensor, labels: Tensor) -> dict[str, Any]:
+    def _metrics(self, logits: Tensor, labels: Tensor) -> dict[str, Any]:
         p, y = metrics.softmax(logits), labels.numpy()
         confidence, correct = metrics.top_label(p, y)
         bins = metrics.reliability(confidence, correct, self.bins, self.right_closed)
@@ -229,16 +219,6 @@ class CalibrationEvaluation(Callback):
                 "confidence": [None if value != value else value for value in bins.confidence.tolist()],
             },
         }
-
-
-def _keys(group: str, judged: dict[str, Any]) -> dict[str, float]:
-    """The figures of a set under their log keys."""
-    figures = {f"{group}/{name}": judged["before"][name] for name in FIGURES}
-    return figures | {f"{group}/{name}_after": judged["after"][name] for name in (FIGURES if judged["after"] else ())}
-
-
-def _name(pl_module: LightningModule) -> str:
-    return type(pl_module).__name__
 
 
 def _check(table: Table, of: str) -> None:

@@ -19,10 +19,7 @@ def reliability_figure(results: Results, parts: Sequence[str] = ("before", "afte
 
     Args:
         results: Of `CalibrationEvaluation`.
-        parts: ``before`` and/or ``after`` temperature; one that was not evaluated is left out.
-
-    Returns:
-        One column for each part.
+        parts: ``before`` and/or ``after`` temperature, a column each; one that was not evaluated is left out.
     """
     parts = [part for part in parts if results.get(part)]
     figure, grid = panels(2, max(1, len(parts)), 2.25, sharex=True, height_ratios=(3, 1))
@@ -36,17 +33,11 @@ def _reliability(upper: Axes, lower: Axes, part: Results, samples: int, title: s
     diagram = part["diagram"]
     edges, counts = np.asarray(diagram["edges"]), np.asarray(diagram["count"])
     upper.plot([0, 1], [0, 1], color=INK, alpha=0.55, linewidth=0.9, linestyle=(0, (4, 3)))
-    for low, width, count, accuracy, confidence in zip(
-        edges[:-1], np.diff(edges), counts, diagram["accuracy"], diagram["confidence"], strict=True
-    ):
-        if count and accuracy is not None and confidence is not None:
+    bars = zip(edges[:-1], np.diff(edges), diagram["accuracy"], diagram["confidence"], strict=True)
+    for low, width, accuracy, confidence in bars:
+        if accuracy is not None and confidence is not None:
             upper.bar(low, accuracy, width, align="edge", color=IN_DISTRIBUTION, alpha=0.75, linewidth=0)
-            gap: dict[str, Any] = {
-                "facecolor": "none",
-                "edgecolor": PALETTE[0],
-                "hatch": "////",
-                "linewidth": 0.8,
-            }
+            gap: dict[str, Any] = {"facecolor": "none", "edgecolor": PALETTE[0], "hatch": "////", "linewidth": 0.8}
             upper.bar(low, confidence - accuracy, width, accuracy, align="edge", **gap)
     lines = (
         f"ECE {part['ece']:.4f}",
@@ -54,14 +45,8 @@ def _reliability(upper: Axes, lower: Axes, part: Results, samples: int, title: s
         f"confidence {part['mean_confidence']:.4f}",
         f"N = {samples:,}, M = {len(counts)}",
     )
-    place: dict[str, Any] = {
-        "transform": upper.transAxes,
-        "va": "top",
-        "fontsize": 8.5,
-        "linespacing": 1.45,
-        "color": INK,
-    }
-    upper.text(0.04, 0.96, "\n".join(lines), **place)
+    look: dict[str, Any] = {"va": "top", "fontsize": 8.5, "linespacing": 1.45, "color": INK}
+    upper.text(0.04, 0.96, "\n".join(lines), transform=upper.transAxes, **look)
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", title=title)
     lower.bar(edges[:-1], counts / max(1, counts.sum()), np.diff(edges), align="edge", color=INK, alpha=0.35)
     for value, style in ((part["accuracy"], "-"), (part["mean_confidence"], ":")):

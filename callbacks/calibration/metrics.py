@@ -1,11 +1,11 @@
-"""Calibration figures of a classifier: pure functions, computed in float64 whatever comes in.
+"""Calibration metrics of a classifier: pure functions, computed in float64 whatever comes in.
 
 Bins are ``[lo, hi)`` with the last one closed, ``[lo, 1]``: a confidence of exactly 1, common for saturated
 networks, belongs to the last bin. ``right_closed=True`` gives ``(lo, hi]``, the convention of Guo et al. (On
 Calibration of Modern Neural Networks, 2017), in which 0 is in no bin. The gap of a bin is taken to its mean
 confidence, not to its centre. Empty bins count for nothing.
 
-What has no figure is a ``ValueError``: no sample, labels that are not integers in [0, K), probabilities or confidences
+What has no metric is a ``ValueError``: no sample, labels that are not integers in [0, K), probabilities or confidences
 that are NaN or outside [0, 1].
 """
 
@@ -51,14 +51,11 @@ class Bins:
 
 
 def _check_labels(labels: Tensor | NDArray, samples: int, classes: int) -> None:
-    """Refuse what is not one class for each sample, at least one sample.
+    """Raise a ``ValueError`` unless there is an integer label in [0, K) for each of at least one sample.
 
     A negative label would count classes from the end, and PyTorch leaves a label of -100 out of a cross-entropy.
-
-    Raises:
-        ValueError: The labels have another shape, are none, are not integers, or are out of range.
     """
-    whole = labels.dtype.kind in "iu" if isinstance(labels, np.ndarray) else _is_whole(labels)
+    whole = np.asarray(labels[:0].cpu() if isinstance(labels, Tensor) else labels).dtype.kind in "iu"
     if tuple(labels.shape) != (samples,) or not samples or not whole:
         raise ValueError(
             f"expected an integer label for each of at least one sample, ({samples},), "
@@ -69,28 +66,25 @@ def _check_labels(labels: Tensor | NDArray, samples: int, classes: int) -> None:
         raise ValueError(f"expected labels from 0 to {classes - 1}, got {low} to {high}")
 
 
-def _is_whole(values: Tensor) -> bool:
-    """Whether a tensor is of an integer type."""
-    return not (values.is_floating_point() or values.is_complex() or values.dtype == torch.bool)
-
-
 def _checked(probabilities: Floats, labels: Integers) -> tuple[Floats, Integers]:
     """Probabilities (N, K) in float64 and labels (N,)."""
-    found, classes = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
-    if found.ndim != 2:
-        raise ValueError(f"expected probabilities of shape (N, K), got {found.shape}")
-    _check_labels(classes, *found.shape)
-    _refuse_outside(found, "probabilities")
-    return found, classes.astype(np.int64)
+    p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
+    if p.ndim != 2:
+        raise ValueError(f"expected probabilities of shape (N, K), got {p.shape}")
+    _check_labels(y, *p.shape)
+    _refuse_outside(p, "probabilities")
+    return p, y.astype(np.int64)
 
 
-def _checked_confidence(confidence: Floats, correct: NDArray) -> tuple[Floats, Floats]:
+def _checked_confidence(confidence: Floats, correct: NDArray, bins: int = 1) -> tuple[Floats, Floats]:
     """Both (N,) in float64."""
-    found, hits = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
-    if found.ndim != 1 or found.shape != hits.shape or not len(found):
-        raise ValueError(f"expected confidences and hits of shape (N,), N >= 1, got {found.shape} and {hits.shape}")
-    _refuse_outside(found, "confidences")
-    return found, hits
+    if bins < 1:
+        raise ValueError(f"expected at least one bin, got bins={bins}")
+    p, hits = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
+    if p.ndim != 1 or p.shape != hits.shape or not len(p):
+        raise ValueError(f"expected confidences and hits of shape (N,), N >= 1, got {p.shape} and {hits.shape}")
+    _refuse_outside(p, "confidences")
+    return p, hits
 
 
 def _refuse_outside(values: Floats, what: str) -> None:
@@ -138,19 +132,15 @@ def reliability(confidence: Floats, correct: NDArray, bins: int = 15, right_clos
     Raises:
         ValueError: No bin, no sample, or confidences that are NaN or outside [0, 1].
     """
-    _check_bins(bins)
-    confidence, correct = _checked_confidence(confidence, correct)
+    confidence, correct = _checked_confidence(confidence, correct, bins)
     edges = np.arange(bins + 1) / bins  # k / M correctly rounded, so that 0.6 lies on the edge 3 / 5
-    if right_closed:
-        index = np.minimum(np.searchsorted(edges, confidence, side="left") - 1, bins - 1)
-    else:
-        index = np.minimum(np.searchsorted(edges, confidence, side="right") - 1, bins - 1)
+    index = np.minimum(np.searchsorted(edges, confidence, "left" if right_closed else "right") - 1, bins - 1)
     inside = index >= 0
     index = index[inside]
     count = np.bincount(index, minlength=bins)
     # NaN where a bin is empty: there is nothing to draw
     divisor = np.where(count > 0, count, np.nan)
-    # sorted first: sums of floats depend on the order, and no figure may depend on the order of the samples
+    # sorted first: sums of floats depend on the order, and no metric may depend on the order of the samples
     order = np.lexsort((confidence[inside], index))
     sums = np.bincount(index[order], weights=confidence[inside][order], minlength=bins)
     hits = np.bincount(index, weights=correct[inside], minlength=bins)
@@ -184,8 +174,7 @@ def adaptive_ece(confidence: Floats, correct: NDArray, bins: int = 15) -> float:
     Where confidences tie across the border of two bins, each sample counts with the accuracy of its tie group: a
     constant confidence of 0.5 that is right half of the time has an error of 0.
     """
-    _check_bins(bins)
-    confidence, correct = _checked_confidence(confidence, correct)
+    confidence, correct = _checked_confidence(confidence, correct, bins)
     ordered, count, share = _tie_groups(confidence, correct)
     hits, sure = np.repeat(share, count), np.repeat(ordered, count)
     parts = [part for part in np.array_split(np.arange(len(sure)), bins) if len(part)]
@@ -197,11 +186,6 @@ def _tie_groups(values: Floats, correct: Floats) -> tuple[Floats, Integers, Floa
     """Distinct values ascending, how many samples have each, and the share of correct ones among these."""
     distinct, group, count = np.unique(values, return_inverse=True, return_counts=True)
     return distinct, count, np.bincount(group, weights=correct) / count
-
-
-def _check_bins(bins: int) -> None:
-    if bins < 1:
-        raise ValueError(f"expected at least one bin, got bins={bins}")
 
 
 def classwise_ece(probabilities: Floats, labels: Integers, bins: int = 15, right_closed: bool = False) -> float:

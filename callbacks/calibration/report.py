@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from ..shared.html import Figures, Record, Runs, details, gallery, number, per_run, section, table
-from ..shared.sections import NOTE_ON_CLASSIFIERS, Column, Contest, Section, Value, add_section
+from ..shared.sections import NOTE_ON_CLASSIFIERS, Column, Section, Value, add_section
 from .figures import reliability_figure
 
 METRICS = {
@@ -24,7 +24,7 @@ METRICS = {
 
 
 def calibration_section(runs: Runs, draw: Figures) -> str:
-    """Reliability diagrams of the source, and of shifted test sets beside it, and a table of all figures."""
+    """Reliability diagrams of the source, and of shifted test sets beside it, and a table of all metrics."""
     note = (
         "Blue: accuracy of the images in a confidence bin. Hatched: its gap to their mean confidence. The "
         "dashed diagonal is perfect calibration; an empty bin draws nothing. Below: share of images by "
@@ -36,46 +36,43 @@ def calibration_section(runs: Runs, draw: Figures) -> str:
             " Source: the test set of the labelled training data, before the shift. Target: test sets after it. "
             "The one temperature is fitted on validation data of the source, and no label of a target is used."
         )
-    figures = per_run(runs, _table)
-    figures = figures if shifted else details("All calibration figures", figures)
-    return section("Calibration", note, per_run(runs, lambda record: _diagrams(record, draw)), figures)
+    metrics = per_run(runs, _table)
+    metrics = metrics if shifted else details("All calibration metrics", metrics)
+    return section("Calibration", note, per_run(runs, lambda record: _diagrams(record, draw)), metrics)
 
 
 def _diagrams(record: Record, draw: Figures) -> str:
     results = record.get("calibration") or {}
     shifted = results.get("shifted") or {}
     judged = {"": results} | shifted
-    kind = "pairs" if len(judged) < 3 else ""
 
-    def figures(part: str) -> Iterator[str]:
-        for name, found in judged.items():
-            if found.get(part):
+    def diagrams(part: str) -> Iterator[str]:
+        for name, of_set in judged.items():
+            if of_set.get(part):
                 label = f"reliability diagram {part} temperature{f', {name}' if name else ''}"
                 caption = f"{name or 'source'}, {part} temperature" if shifted else ""
-                yield draw(reliability_figure({**results, **found}, [part]), label, caption)
+                yield draw(reliability_figure({**results, **of_set}, [part]), label, caption)
 
+    rows = [list(diagrams(part)) for part in ("before", "after")]
     if not shifted:
-        return gallery([figure for part in ("before", "after") for figure in figures(part)], "pairs")
+        return gallery(rows[0] + rows[1], "pairs")
     # source and targets beside one another, a row for each part
-    return "\n".join(gallery(figures(part), kind) for part in ("before", "after") if results.get(part))
+    return "\n".join(gallery(row, "pairs" if len(judged) < 3 else "") for row in rows if row)
 
 
 def _table(record: Record) -> str:
     results = record.get("calibration") or {}
     shifted: dict[str, Any] = results.get("shifted") or {}
     columns: dict[str, Mapping[str, Any]] = {}
-    for name, found in ({"source": results} | shifted).items():
+    for name, of_set in ({"source": results} | shifted).items():
         start = f"{name}, " if shifted else ""
-        columns |= {f"{start}{part}": found[part] for part in ("before", "after") if found.get(part)}
-    if not columns:
-        return ""
-    first = next(iter(columns.values()))
+        columns |= {f"{start}{part}": of_set[part] for part in ("before", "after") if of_set.get(part)}
     rows = [
         f"<th>{escape(label)}</th>" + "".join(f"<td>{number(part.get(key), 4)}</td>" for part in columns.values())
         for key, label in METRICS.items()
-        if first.get(key) is not None
+        if any(part.get(key) is not None for part in columns.values())
     ]
-    return table(["", *columns], rows, "many" if shifted else "")
+    return table(["", *columns], rows, "many" if shifted else "") if rows else ""
 
 
 def accuracy_value(judged: Mapping[str, Any]) -> Value:
@@ -111,17 +108,13 @@ def mean_value(values: Sequence[Value]) -> Value:
     return Value(sum(value.value for value in values) / len(values), error)
 
 
-def calibration_values(record: Record) -> dict[str, Value]:
+def calibration_values(calibration: Mapping[str, Any]) -> dict[str, Value]:
     """The columns of the summary table."""
-    calibration = record.get("calibration")
-    if not calibration:
-        return {}
     before, after = calibration["before"], calibration.get("after")
     values = {"accuracy": accuracy_value(calibration), "brier": Value(before["brier"])}
     for part, suffix in ((before, ""), (after, "_after")):
         if part:
-            values["nll" + suffix] = Value(part["nll"])
-            values["ece" + suffix] = ece_value(part)
+            values |= {"nll" + suffix: Value(part["nll"]), "ece" + suffix: ece_value(part)}
     if after:
         values["temperature"] = Value(calibration["temperature"])
     if shifted := list((calibration.get("shifted") or {}).values()):
@@ -132,35 +125,32 @@ def calibration_values(record: Record) -> dict[str, Value]:
     return values
 
 
-def calibration_sentences(record: Record, alone: bool) -> list[str]:
+def calibration_sentences(calibration: Mapping[str, Any], alone: bool) -> list[str]:
     """The accuracy of a run that is alone, and what temperature scaling changed."""
-    calibration, values = record.get("calibration"), calibration_values(record)
-    if not calibration:
-        return []
-    before, accuracy, ece = calibration["before"], values["accuracy"], values["ece"]
+    before, values = calibration["before"], calibration_values(calibration)
+    accuracy, ece = values["accuracy"], values["ece"]
     gap = before["mean_confidence"] - before["accuracy"]
+    tendency = "Over-confident" if gap > 0 else "Under-confident"
     if abs(gap) <= 1.96 * accuracy.error:
         tendency = "Confidence matches accuracy on average"
-    else:
-        tendency = "Over-confident" if gap > 0 else "Under-confident"
-    text = f"{tendency} before temperature (confidence {before['mean_confidence']:.3f}, accuracy "
-    text += f"{before['accuracy']:.3f}, ECE {ece.value:.4f}); "
+    outcome = "no temperature was fitted"
     if "ece_after" in values:
         after = values["ece_after"].value
         change = "lowers ECE to" if after < ece.value else "does not help: ECE becomes"
-        text += f"T\u00a0=\u00a0{calibration['temperature']:.2f} {change} {after:.4f}."
-    else:
-        text += "no temperature was fitted."
+        outcome = f"T\u00a0=\u00a0{calibration['temperature']:.2f} {change} {after:.4f}"
     share = (
         f"{accuracy.value:.1%} of {calibration['samples']:,} test samples are classified correctly "
         f"(± {196 * accuracy.error:.1f} points, 95% interval)."
     )
+    text = (
+        f"{tendency} before temperature (confidence {before['mean_confidence']:.3f}, accuracy "
+        f"{before['accuracy']:.3f}, ECE {ece.value:.4f}); {outcome}."
+    )
     return [share, text] if alone else [text]
 
 
-def calibration_shift_sentences(record: Record) -> dict[str, list[str]]:
+def calibration_shift_sentences(source: Mapping[str, Any]) -> dict[str, list[str]]:
     """What each shift did to accuracy and confidences."""
-    source = record.get("calibration") or {}
     return {name: [_shift_sentence(name, source, target)] for name, target in (source.get("shifted") or {}).items()}
 
 
@@ -182,52 +172,27 @@ def _change(metric: str, digits: str, before: Value, after: Value) -> str:
     return f"{metric} {'rises' if after.value > before.value else 'falls'} from {one} to {other}"
 
 
-NOTE_ON_TARGETS = "Target: the shifted test set, or the mean over several, with the temperature of the source."
 COLUMNS = {
-    "accuracy": Column("Accuracy", True, 4, Contest("is more accurate", "Accuracy", ".1%"), NOTE_ON_CLASSIFIERS),
+    "accuracy": Column("Accuracy", True, 4, "is more accurate", percent=True, note=NOTE_ON_CLASSIFIERS),
     "nll": Column(
-        "NLL",
-        False,
-        3,
-        Contest("has the lower NLL before temperature (no interval)", "NLL before temperature", ".3f"),
+        "NLL", False, wins="has the lower NLL before temperature (no interval)", subject="NLL before temperature"
     ),
     "nll_after": Column("NLL after T", False),
     "brier": Column("Brier", False),
-    "ece": Column(
-        "ECE",
-        False,
-        4,
-        Contest("is better calibrated before temperature: ECE", "ECE before temperature", ".4f"),
-    ),
+    "ece": Column("ECE", False, 4, "is better calibrated before temperature: ECE", "ECE before temperature"),
     "ece_after": Column(
-        "ECE after T",
-        False,
-        4,
-        Contest("is better calibrated after temperature: ECE", "ECE after temperature", ".4f"),
+        "ECE after T", False, 4, "is better calibrated after temperature: ECE", "ECE after temperature"
     ),
     "temperature": Column("T", None, 2),
     "target_accuracy": Column(
-        "Target accuracy",
-        True,
-        4,
-        Contest("is more accurate on the target", "Accuracy on the target", ".1%"),
-        NOTE_ON_TARGETS,
+        *("Target accuracy", True, 4, "is more accurate on the target", "Accuracy on the target", True),
+        note="Target: the shifted test set, or the mean over several, with the temperature of the source.",
     ),
-    "target_ece": Column(
-        "Target ECE",
-        False,
-        4,
-        Contest("is better calibrated on the target: ECE", "ECE on the target", ".4f"),
-    ),
+    "target_ece": Column("Target ECE", False, 4, "is better calibrated on the target: ECE", "ECE on the target"),
     "target_ece_after": Column(
-        "Target ECE after T",
-        False,
-        4,
-        Contest(
-            "is better calibrated on the target with the source's temperature: ECE",
-            "ECE on the target with the source's temperature",
-            ".4f",
-        ),
+        *("Target ECE after T", False, 4),
+        wins="is better calibrated on the target with the source's temperature: ECE",
+        subject="ECE on the target with the source's temperature",
     ),
 }
 add_section(

@@ -4,8 +4,9 @@ After Locatello et al., "Challenging Common Assumptions in the Unsupervised Lear
 ICML 2019, https://arxiv.org/abs/1811.12359. The defaults are those of their code; where it is known to go wrong, there
 is a corrected variant beside the official one, and the docstring says what a perfect code and what noise score.
 
-Codes are arrays of finite numbers, factors arrays of integers. A factor with one value is left out; codes that are not
-finite, too few samples or shapes that do not fit are a ``ValueError``.
+Codes are arrays of finite numbers, factors arrays of integers. A factor with one value is left out. Each function
+raises a ``ValueError`` that names the value for codes that are not finite, too few samples, shapes that do not fit,
+arguments out of range, and where no factor varies.
 """
 
 from . import report as report  # adds the room's section to the report

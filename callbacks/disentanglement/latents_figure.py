@@ -1,4 +1,4 @@
-"""The pictures of `LatentPictures`."""
+"""The figures of `LatentPictures`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,15 +12,15 @@ from numpy.typing import ArrayLike, NDArray
 from ..shared.style import IN_DISTRIBUTION, INK, PALETTE, panels, tidy
 
 GAP = 2  # white pixels between two pictures
-DOTS = 100  # pixels in an inch of a traversal: a pixel of the pictures is about one of the figure
-SMALLEST = 48  # pixels of a picture's longer side; smaller ones are shown larger
+DOTS = 100  # pixels of a traversal in an inch of the figure
+SMALLEST = 48  # pixels of a picture's longer side; smaller pictures are enlarged to about this
 
 
 def traversals_figure(results: Mapping[str, Any]) -> Figure:
-    """A grid for each start: a row for each latent, a column for each value, a frame where the start itself is.
+    """Draw a grid for each start: a row for each latent, a column for each value, a frame at the start's own value.
 
     Args:
-        results: Of `LatentPictures`.
+        results: ``results`` of `LatentPictures`.
     """
     grids = [mosaic(grid) for grid in results["traversals"]]
     starts, rows, columns, *_ = results["traversals"].shape
@@ -37,7 +37,8 @@ def traversals_figure(results: Mapping[str, Any]) -> Figure:
             frame: dict[str, Any] = {"fill": False, "edgecolor": PALETTE[0], "linewidth": 1.1, "clip_on": False}
             axes.add_patch(Rectangle(corner, wide + GAP - 1, high + GAP - 1, **frame))
         shown = sorted({0, (columns - 1) // 2, columns - 1})
-        labels = [_deviations(results["steps"][column]) for column in shown]
+        steps = [results["steps"][column] for column in shown]
+        labels = ["0" if abs(step) < 1e-9 else f"{step:+.3g} std" for step in steps]
         axes.set_xticks([(column + 0.5) * wide - GAP for column in shown], labels)
         names = latent_names(results)[:rows] if index == 0 else []
         axes.set_yticks([(row + 0.5) * high - GAP for row in range(len(names))], names)
@@ -55,18 +56,14 @@ def _axes(figure: Figure, left: float, bottom: float, width: float, height: floa
     return figure.add_axes((left / across, bottom / up, width / across, height / up))
 
 
-def _deviations(step: float) -> str:
-    return "0" if abs(step) < 1e-9 else f"{step:+.3g} std"
-
-
 def latent_names(results: Mapping[str, Any]) -> list[str]:
-    """Of all latents in order, with the divergence in nats, or the standard deviation where there is none."""
-    figures, unit = (results["std"], "std") if results["kl"] is None else (results["kl"], "KL")
-    return [f"z{latent}  {unit} {figures[latent]:.2f}" for latent in results["order"]]
+    """Names of all latents in order, with their divergence in nats, or their standard deviation without a posterior."""
+    values, unit = (results["std"], "std") if results["kl"] is None else (results["kl"], "KL")
+    return [f"z{latent}  {unit} {values[latent]:.2f}" for latent in results["order"]]
 
 
 def mosaic(pictures: NDArray) -> NDArray:
-    """Lay (R, T, H, W, C) uint8 pictures out in R rows on white, `GAP` apart: (H', W', C); small ones are enlarged."""
+    """Lay (R, T, H, W, C) uint8 pictures out in R rows on white, `GAP` apart: (H', W', C). Small ones are enlarged."""
     rows, columns, height, width, channels = pictures.shape
     scale = max(1, SMALLEST // max(height, width))
     high, wide = scale * height + GAP, scale * width + GAP
@@ -77,20 +74,12 @@ def mosaic(pictures: NDArray) -> NDArray:
 
 
 def reconstruction_grid(results: Mapping[str, Any]) -> NDArray:
-    """Images above, what became of them below: (H', W', C) uint8.
-
-    Args:
-        results: Of `LatentPictures`.
-    """
+    """Lay out images above their reconstructions, (H', W', C) uint8, from the ``results`` of `LatentPictures`."""
     return mosaic(np.stack([results["input"], results["reconstruction"]]))
 
 
 def kl_figure(results: Mapping[str, Any]) -> Figure:
-    """The divergence of each latent as a bar, the largest first; active latents filled.
-
-    Args:
-        results: Of `LatentPictures`.
-    """
+    """Draw the divergence of each latent as a bar, the largest first, filled for active latents."""
     figure, ((axes,),) = panels(1, 1, 2.7)
     order, kl, active = (np.asarray(results[name]) for name in ("order", "kl", "active"))
     places = np.arange(len(order))
@@ -106,11 +95,11 @@ def kl_figure(results: Mapping[str, Any]) -> Figure:
 
 
 def information_shares(matrix: ArrayLike, sizes: Sequence[int]) -> NDArray:
-    """What each latent says of each factor as a share of what there is to say.
+    """Mutual information of each latent and factor as a share of the factor's entropy.
 
     Args:
         matrix: (L, K) mutual information in nats.
-        sizes: K numbers of values, all equally probable.
+        sizes: (K,) numbers of values of the factors, all equally probable.
 
     Returns:
         (L, K) in [0, 1].
@@ -119,19 +108,18 @@ def information_shares(matrix: ArrayLike, sizes: Sequence[int]) -> NDArray:
 
 
 def mutual_information_figure(matrix: ArrayLike, factors: Sequence[str], order: Sequence[int] | None = None) -> Figure:
-    """Heat map of what each latent says of each factor.
+    """Draw the information that each latent has about each factor as a heat map.
 
     Args:
         matrix: (L, K), shares of each factor's entropy in [0, 1].
         factors: K names.
-        order: (L,) latents from above down; by default as they are numbered.
+        order: (L,) latents from top to bottom; by default as they are numbered.
     """
     values = np.asarray(matrix, dtype=float)
     order = list(range(len(values))) if order is None else [int(latent) for latent in order]
     left, top, right, bottom, cell = 0.5, 0.35, 0.15, 0.95, (0.72, 0.27)
-    size = (left + cell[0] * len(factors) + right, top + cell[1] * len(order) + bottom)
-    size = (max(3.4, size[0]), size[1])
-    figure = Figure(figsize=size)
+    width = max(3.4, left + cell[0] * len(factors) + right)
+    figure = Figure(figsize=(width, top + cell[1] * len(order) + bottom))
     axes = _axes(figure, left, bottom, cell[0] * len(factors), cell[1] * len(order))
     axes.imshow(values[order], cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for row, latent in enumerate(order):

@@ -1,7 +1,7 @@
-"""The section on disentanglement: all scores beside those of a perfect code, and what the latents code."""
+"""The report's section on disentanglement: scores beside those of a perfect code, and what each latent codes."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from ..shared.html import Figures, Record, Runs, gallery, number, per_run, picture, section, table
 from ..shared.loggers import figure_png, png
-from ..shared.sections import Column, Contest, Section, Value, add_section
+from ..shared.sections import Column, Section, Value, add_section
 from .latents_figure import information_shares, kl_figure, reconstruction_grid, traversals_figure
 from .metrics.information import BINS
 
-HARDLY = 0.05  # share of a factor's entropy below which no latent is said to code it
-DSPRITES = [3, 6, 40, 32, 32]  # values of its factors
+SMALLEST = 0.05  # share of a factor's entropy that a latent must hold to be said to code it
+DSPRITES = [3, 6, 40, 32, 32]  # numbers of values of its factors
 TITLES = {
     "beta_vae": "BetaVAE score",
     "factor_vae": "FactorVAE score",
@@ -35,15 +35,10 @@ TITLES = {
     "wasserstein_normalised": "Wasserstein correlation / variance",
     "code_mutual_information": "Information between latents, nats",
 }
-# Five latents that each are one factor, in even steps; and ten latents of noise. Computed on factors of dSprites with
-# 10,000 samples and official settings; the first dictionary holds for factors of other sizes too.
-PERFECT = dict.fromkeys(
-    (
-        *("beta_vae", "factor_vae", "mig_corrected", "modularity", "modularity_corrected"),
-        *("dci_disentanglement", "dci_completeness", "irs_corrected"),
-    ),
-    1.0,
-)
+# Scores of five latents that are one factor each, in even steps, and of ten latents of noise; computed on factors of
+# dSprites with 10,000 samples and official settings. Those of 1 hold for factors of other sizes too.
+PERFECT = dict.fromkeys(("beta_vae", "factor_vae", "mig_corrected", "modularity", "modularity_corrected"), 1.0)
+PERFECT |= dict.fromkeys(("dci_disentanglement", "dci_completeness", "irs_corrected"), 1.0)
 PERFECT_DSPRITES = PERFECT | {"sap": 0.245, "irs": 0.986}
 NOISE_DSPRITES = {"beta_vae": 0.17, "factor_vae": 0.21, "mig": 0.0, "modularity": 0.67, "sap": 0.002, "irs": 0.357}
 NOTE = (
@@ -57,6 +52,11 @@ NOTE_DSPRITES = (
     "metrics only: noise has 0.67."
 )
 
+CAPTIONS = {
+    "traversals": "Traversals: a row for each latent, the most informative first; the others stay as in the image",
+    "reconstructions": "Images above, reconstructions below",
+}
+
 
 def latent_pictures(results: Mapping[str, Any]) -> dict[str, Any]:
     """The results of `LatentPictures` with PNG files in place of the arrays, for the record."""
@@ -68,27 +68,23 @@ def latent_pictures(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def disentanglement_section(runs: Runs, draw: Figures) -> str:
-    """For each run what its latents code in words, the scores, and the pictures."""
+    """For each run what its latents code in words, the scores, and the figures."""
 
     def content(record: Record) -> str:
         scored, latents = record.get("disentanglement") or {}, record.get("latents") or {}
-        return "\n".join(
-            part
-            for part in (
-                _words(scored, latents),
-                _scores(scored) if scored else "",
-                _information(scored, latents),
-                gallery([draw(kl_figure(latents), "KL of each latent", "KL of each latent")])
-                if latents.get("kl")
-                else "",
-                "\n".join(_pictures(latents)),
-            )
-            if part
-        )
+        items = "\n".join(f"<li>{escape(sentence)}</li>" for sentence in sentences(scored, latents))
+        words = f'<ul class="verdict">\n{items}\n</ul>' if items else ""
+        parts = [words, _scores(scored), _information(scored, latents)]
+        if latents.get("kl"):
+            parts.append(gallery([draw(kl_figure(latents), "KL of each latent", "KL of each latent")]))
+        for name, caption in CAPTIONS.items():
+            if latents.get(name):
+                parts.append(picture(latents[name], caption, escape(caption), "wide"))
+        return "\n".join(part for part in parts if part)
 
-    scored = [record["disentanglement"] for record in runs.values() if record.get("disentanglement")]
-    note = NOTE + (NOTE_DSPRITES if any(found["factor_sizes"] == DSPRITES for found in scored) else ".")
-    return section("Disentanglement", note if scored else "", per_run(runs, content))
+    sizes = [record["disentanglement"]["factor_sizes"] for record in runs.values() if record.get("disentanglement")]
+    note = NOTE + (NOTE_DSPRITES if DSPRITES in sizes else ".")
+    return section("Disentanglement", note if sizes else "", per_run(runs, content))
 
 
 def mig_ceiling(sizes: list[int]) -> float:
@@ -103,6 +99,8 @@ def mig_ceiling(sizes: list[int]) -> float:
 
 def _scores(scored: Mapping[str, Any]) -> str:
     """A row for each metric: the representations, a perfect code and, where that was computed, noise."""
+    if not scored:
+        return ""
     on_dsprites = scored["factor_sizes"] == DSPRITES
     perfect = (PERFECT_DSPRITES if on_dsprites else PERFECT) | {"mig": mig_ceiling(scored["factor_sizes"])}
     columns = {"a perfect code": perfect} | ({"noise": NOISE_DSPRITES} if on_dsprites else {})
@@ -116,9 +114,9 @@ def _scores(scored: Mapping[str, Any]) -> str:
     return table(["", *representations, *columns], rows)
 
 
-def shares_of(scored: Mapping[str, Any], representation: str = "mean") -> NDArray | None:
-    """Shares (L, K) of each factor's entropy that a latent holds, where they were computed."""
-    matrix = ((scored.get("matrices") or {}).get(representation) or {}).get("mutual_information")
+def shares_of(scored: Mapping[str, Any]) -> NDArray | None:
+    """Shares (L, K) of each factor's entropy that the mean of a latent holds, where they were computed."""
+    matrix = ((scored.get("matrices") or {}).get("mean") or {}).get("mutual_information")
     return None if matrix is None else information_shares(matrix, scored["factor_sizes"])
 
 
@@ -137,78 +135,51 @@ def _information(scored: Mapping[str, Any], latents: Mapping[str, Any]) -> str:
     return f"<h4>{title}</h4>\n{table(['', *scored['factor_names']], rows, 'heat')}"
 
 
-def _words(scored: Mapping[str, Any], latents: Mapping[str, Any]) -> str:
-    items = "\n".join(f"<li>{escape(sentence)}</li>" for sentence in sentences(scored, latents))
-    return f'<ul class="verdict">\n{items}\n</ul>' if items else ""
-
-
 def sentences(scored: Mapping[str, Any], latents: Mapping[str, Any]) -> list[str]:
     """How many latents are active, and which latent codes which factor.
 
     Args:
-        scored: Results of `DisentanglementEvaluation`, or nothing.
-        latents: Of `latent_pictures`, or nothing.
+        scored: ``results`` of `DisentanglementEvaluation`, or empty.
+        latents: Result of `latent_pictures`, or empty.
     """
-    found = []
+    lines = []
     if latents:
         active = latents["active"]
         text = f"{sum(active)} of {len(active)} latents are active: the variance of their mean over "
         text += f"{latents['samples']:,} images is above 0.01"
         kl = latents["kl"]
-        found.append(f"{text}; KL from the prior {sum(kl):.3g} nats in all." if kl else f"{text}.")
+        lines.append(f"{text}; KL from the prior {sum(kl):.3g} nats in all." if kl else f"{text}.")
     shares = shares_of(scored)
     if shares is None:
-        return found
+        return lines
     for name, column in zip(scored["factor_names"], shares.T, strict=True):
         first, *others = np.argsort(-column, kind="stable").tolist()
-        if column[first] < HARDLY:
-            found.append(f"{name}: no latent codes it; the most that one holds is {column[first]:.0%} of its entropy.")
+        if column[first] < SMALLEST:
+            lines.append(f"{name}: no latent codes it; the most that one holds is {column[first]:.0%} of its entropy.")
             continue
         text = f"{name}: z{first} holds {column[first]:.0%} of its entropy"
-        found.append(f"{text}, next z{others[0]} with {column[others[0]]:.0%}." if others else f"{text}.")
+        lines.append(f"{text}, next z{others[0]} with {column[others[0]]:.0%}." if others else f"{text}.")
     main = shares.argmax(0).tolist()
-    coded = [latent for latent, share in zip(main, shares.max(0), strict=True) if share >= HARDLY]
+    coded = [latent for latent, share in zip(main, shares.max(0), strict=True) if share >= SMALLEST]
     if shared := sorted({latent for latent in coded if coded.count(latent) > 1}):
         names = ", ".join(f"z{latent}" for latent in shared)
-        found.append(f"Entangled: {names} {'is' if len(shared) == 1 else 'are'} the first latent of several factors.")
-    return found
+        lines.append(f"Entangled: {names} {'is' if len(shared) == 1 else 'are'} the first latent of several factors.")
+    return lines
 
 
-def _pictures(latents: Mapping[str, Any]) -> Iterator[str]:
-    captions = {
-        "traversals": "Traversals: a row for each latent, the most informative first; the others stay as in the image",
-        "reconstructions": "Images above, reconstructions below",
-    }
-    for name, caption in captions.items():
-        if latents.get(name):
-            yield picture(latents[name], caption, escape(caption), "wide")
-
-
-def disentanglement_values(record: Record) -> dict[str, Value]:
+def disentanglement_values(results: Mapping[str, Any]) -> dict[str, Value]:
     """The columns of the summary table: scores of the posterior means."""
-    scores = ((record.get("disentanglement") or {}).get("scores") or {}).get("mean") or {}
+    scores = (results.get("scores") or {}).get("mean") or {}
     return {key: Value(scores[key]) for key in COLUMNS if scores.get(key) is not None}
 
 
 NOTE_ON_COLUMNS = "MIG, DCI, FactorVAE score and SAP are those of the posterior means, official settings."
 COLUMNS = {
-    "mig": Column("MIG", True, 3, Contest("has the larger MIG (no interval)", "MIG", ".3f"), NOTE_ON_COLUMNS),
+    "mig": Column("MIG", True, wins="has the larger MIG (no interval)", note=NOTE_ON_COLUMNS),
     "dci_disentanglement": Column(
-        "DCI disentanglement",
-        True,
-        3,
-        Contest("has the larger DCI disentanglement (no interval)", "DCI disentanglement", ".3f"),
-        NOTE_ON_COLUMNS,
+        "DCI disentanglement", True, wins="has the larger DCI disentanglement (no interval)", note=NOTE_ON_COLUMNS
     ),
     "factor_vae": Column("FactorVAE score", True, note=NOTE_ON_COLUMNS),
     "sap": Column("SAP", True, note=NOTE_ON_COLUMNS),
 }
-add_section(
-    Section(
-        40,
-        ("disentanglement", "latents"),
-        disentanglement_section,
-        columns=COLUMNS,
-        values=disentanglement_values,
-    )
-)
+add_section(Section(40, ("disentanglement", "latents"), disentanglement_section, COLUMNS, disentanglement_values))

@@ -15,16 +15,16 @@ from ..shared.collect import Collector, Table, log_identical
 from ..shared.held_out import HeldOut
 from ..shared.loggers import log_figure, log_table
 from ..shared.samplers import loader_names, named_loaders
-from .choice import BUILT_IN, COLUMN, FITTED, NEED_FEATURES, Choice, choose, score_tables
 from .figures import auroc_heatmap_figure, roc_figure, score_histogram_figure
-from .results import auroc_table, evaluate, log_figures
+from .results import auroc_table, evaluate, log_values
 from .scores import odin
+from .selection import BUILT_IN, COLUMN, FITTED, NEED_FEATURES, ScoreSelection, score_tables, select_scores
 
 
 class OODEvaluation(Callback):
-    """Judges out-of-distribution scores of any classifier in ``trainer.test``, on each test set after the first.
+    """Measures in ``trainer.test`` how well any classifier tells out-of-distribution data from its own test set.
 
-    The first test set is in-distribution ("ID"), the others are OOD. A larger score means more OOD. Figures for
+    The first test set is in-distribution ("ID"), the others are OOD. A larger score means more OOD. Metrics for
     each set and score: AUROC with a bootstrap interval, average precision with OOD and with ID as the positive side,
     the false-positive rate at 95 % true positives both ways, exact in the presence of ties; means over the sets
     named ``near/…`` and ``far/…``. Every sample counts once on any number of processes.
@@ -38,13 +38,13 @@ class OODEvaluation(Callback):
     The module needs ``forward(x) -> (B, K)`` logits. If its ``test_step`` returns a dict with "logits", these are
     used and the forward is not run a second time.
 
-    The loggers get ``ood/<set>/<score>/<figure>`` and ``ood/near_mean/<score>/<figure>``; the AUROCs are in
+    The loggers get ``ood/<set>/<score>/<metric>`` and ``ood/near_mean/<score>/<metric>``; the AUROCs are in
     ``trainer.callback_metrics``; ``trainer.test`` returns and prints the mean AUROCs.
 
     Detection under shift: a set named ``target/<name>`` holds the classes of the first under a shift. It counts in no
-    mean; its own figures, ``ood/target/<name>/<score>/<figure>``, say how far the shift is detected. And every OOD set
-    is judged against it as in-distribution too: ``ood/target/<name>/<set>/<score>/<figure>`` and
-    ``ood/target/<name>/near_mean/<score>/<figure>`` go to the loggers, the mean AUROCs to ``callback_metrics`` as
+    mean; its own metrics, ``ood/target/<name>/<score>/<metric>``, say how far the shift is detected. And every OOD set
+    is judged against it as in-distribution too: ``ood/target/<name>/<set>/<score>/<metric>`` and
+    ``ood/target/<name>/near_mean/<score>/<metric>`` go to the loggers, the mean AUROCs to ``callback_metrics`` as
     well. The fitted scores see training data of the first set's side only, whichever set is in-distribution.
 
     Attributes:
@@ -102,22 +102,18 @@ class OODEvaluation(Callback):
         self.seed = seed
         self._held_out = HeldOut("train", fit_data)
         self.results: dict[str, Any] = {}
-        self._choice = Choice(scores)
+        self._selection = ScoreSelection(scores)
         self._collectors: dict[str, Collector] = {}
         self._fit: Table = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check what the module and the data module offer.
-
-        Raises:
-            ValueError: No forward, an unknown score, or a score asked for that the module cannot give.
-        """
+        """Raise a ``ValueError`` without a ``forward``, or for a requested score that the module cannot give."""
         self._held_out.remember(trainer, stage)
         if stage != "test":
             return
         if not is_overridden("forward", pl_module):
             raise ValueError(f"OODEvaluation needs forward(x) -> (B, K) logits: {type(pl_module).__name__} has none")
-        choose(self.scores, pl_module)
+        select_scores(self.scores, pl_module)
         names = loader_names(trainer, "test_sets", self.test_sets)
         if names is not None and len(names) == 1:
             rank_zero_warn(
@@ -126,15 +122,9 @@ class OODEvaluation(Callback):
             )
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Name the test sets, and run training data through the module for the fitted scores.
-
-        Raises:
-            ValueError: Not as many names as test loaders.
-        """
-        self.results = {}
-        self._collectors = {}
-        self._fit = {}
-        self._choice = choose(self.scores, pl_module)
+        """Name the test sets, and run training data through the module for the fitted scores."""
+        self.results, self._collectors, self._fit = {}, {}, {}
+        self._selection = select_scores(self.scores, pl_module)
         names, loaders = named_loaders(trainer, "test_sets", self.test_sets, type(self).__name__)
         if len(loaders) == 1:
             if names is None:
@@ -146,10 +136,10 @@ class OODEvaluation(Callback):
                 "test_sets=[<in-distribution>, 'near/<name>', 'far/<name>', ...], or the data module an attribute "
                 "test_sets"
             )
-        if self._choice.wants_any(FITTED):
+        if self._selection.wants_any(FITTED):
             self._fit = self._collect_fit(trainer, pl_module)
             if not self._fit:
-                self._choice.skip(FITTED, "there are no training data to fit it on")
+                self._selection.skip(FITTED, "there are no training data to fit it on")
         self._collectors = {
             name: Collector(trainer, loader, f"test set {name!r}") for name, loader in zip(names, loaders, strict=True)
         }
@@ -170,18 +160,18 @@ class OODEvaluation(Callback):
         x = batch_inputs(batch)
         columns = {"logits": batch_logits(trainer, pl_module, outputs, x)}
         with trainer.precision_plugin.forward_context():
-            if self._choice.wants_any(NEED_FEATURES):
+            if self._selection.wants_any(NEED_FEATURES):
                 columns["features"] = _features(pl_module, x)
             own = self._own_scores(pl_module, x)
-            if self._choice.wants("odin"):
+            if self._selection.wants("odin"):
                 if x.is_floating_point():
                     columns[f"{COLUMN}odin"] = odin(pl_module, x, self.odin_epsilon)
                 else:
-                    self._choice.skip(["odin"], f"inputs of type {x.dtype} have no gradient")
+                    self._selection.skip(["odin"], f"inputs of type {x.dtype} have no gradient")
         collector.add(batch_idx, columns | {f"{COLUMN}{name}": values for name, values in own.items()})
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compute all scores and figures, and log them.
+        """Compute all scores and metrics, and log them.
 
         Raises:
             ValueError: Something is NaN, infinite or empty, logits are probabilities, or a score asked for by name
@@ -193,33 +183,21 @@ class OODEvaluation(Callback):
         id_name = next(iter(tables))
         self._collectors, fit, self._fit = {}, self._fit, {}
         root = trainer.strategy.root_device
-        scores = score_tables(
-            tables,
-            id_name,
-            self._choice,
-            pl_module,
-            fit,
-            self.knn_k,
-            0.03 if "16" in str(trainer.precision) else 1e-3,
-            root if root.type == "cuda" else torch.device("cpu"),  # not every device has float64
-        )
-        self.results = evaluate(scores, id_name, self._choice.skipped, self.resamples, self.seed)
-        if self._choice.skipped:
-            reasons = self._choice.skipped.values()
-            left_out = {
-                reason: [name for name, why in self._choice.skipped.items() if why == reason] for reason in reasons
-            }
-            for reason, names in left_out.items():
-                rank_zero_info(f"OODEvaluation left out {', '.join(names)}: {reason}")
-        figures = log_figures(self.results)
+        device = root if root.type == "cuda" else torch.device("cpu")  # not every device has float64
+        tolerance = 0.03 if "16" in str(trainer.precision) else 1e-3
+        scores = score_tables(tables, id_name, self._selection, pl_module, fit, self.knn_k, tolerance, device)
+        self.results = evaluate(scores, id_name, self._selection.skipped, self.resamples, self.seed)
+        for reason, names in self._selection.reasons().items():
+            rank_zero_info(f"OODEvaluation left out {', '.join(names)}: {reason}")
+        values = log_values(self.results)
         shifted: dict[str, float] = {}
-        for name, found in self.results.get("shifted", {}).items():
-            shifted |= log_figures(found, f"ood/{name}")
+        for name, results in self.results.get("shifted", {}).items():
+            shifted |= log_values(results, f"ood/{name}")
         # not by `log`, which would print each of them once per test loader
         for logger in trainer.loggers:
-            logger.log_metrics(figures | shifted, step=trainer.global_step)
+            logger.log_metrics(values | shifted, step=trainer.global_step)
         # not all of them: launchers by fork and spawn hang where these metrics fill a pipe (64 kB)
-        aurocs = {name: value for name, value in figures.items() if name.endswith("/auroc")}
+        aurocs = {name: value for name, value in values.items() if name.endswith("/auroc")}
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in aurocs.items()})
         means = {name: value for name, value in aurocs.items() if "_mean/" in name}
         means |= {name: value for name, value in shifted.items() if "_mean/" in name and name.endswith("/auroc")}
@@ -235,11 +213,10 @@ class OODEvaluation(Callback):
         if not self.results or not trainer.loggers:
             return
         shifted = self.results.get("shifted", {})
-        for group, found in ({"ood": self.results} | {f"ood/{name}": found for name, found in shifted.items()}).items():
-            log_figure(trainer, f"{group}/auroc", auroc_heatmap_figure(found))
-            log_table(trainer, f"{group}/auroc_table", *auroc_table(found))
-        own = [name for name in self.results["scores"] if name not in BUILT_IN]
-        for score in [name for name in ("energy",) if name in self.results["scores"]] + own:
+        for group, results in {"ood": self.results, **{f"ood/{name}": of for name, of in shifted.items()}}.items():
+            log_figure(trainer, f"{group}/auroc", auroc_heatmap_figure(results))
+            log_table(trainer, f"{group}/auroc_table", *auroc_table(results))
+        for score in [name for name in self.results["scores"] if name == "energy" or name not in BUILT_IN]:
             log_figure(trainer, f"ood/histogram/{score}", score_histogram_figure(self.results, score))
             log_figure(trainer, f"ood/roc/{score}", roc_figure(self.results, score))
 
@@ -258,20 +235,19 @@ class OODEvaluation(Callback):
         if own is None or (self.scores is not None and all(name in BUILT_IN for name in self.scores)):
             return {}
         name = type(pl_module).__name__
-        found = {score: to_table(values) for score, values in own(x).items()}
-        for score, values in found.items():
+        scores = {score: to_table(values) for score, values in own(x).items()}
+        for score, values in scores.items():
             if values.shape != x.shape[:1]:
-                raise ValueError(
-                    f"expected {name}.ood_scores(x)[{score!r}] of shape ({len(x)},), got {tuple(values.shape)}"
-                )
+                shape = tuple(values.shape)
+                raise ValueError(f"expected {name}.ood_scores(x)[{score!r}] of shape ({len(x)},), got {shape}")
             if score in (*BUILT_IN, "samples") or "/" in score:
                 raise ValueError(
                     f"{name}.ood_scores gives {score!r}: choose a name that is not built in and has no '/'"
                 )
-        missing = [score for score in self.scores or () if score not in BUILT_IN and score not in found]
-        if missing:
-            raise ValueError(f"unknown scores {missing}: {name}.ood_scores gives {list(found)}, see also {BUILT_IN}")
-        return {score: values for score, values in found.items() if self.scores is None or score in self.scores}
+        wanted = list(scores) if self.scores is None else [score for score in self.scores if score not in BUILT_IN]
+        if missing := [score for score in wanted if score not in scores]:
+            raise ValueError(f"unknown scores {missing}: {name}.ood_scores gives {list(scores)}, see also {BUILT_IN}")
+        return {score: values for score, values in scores.items() if score in wanted}
 
 
 def _features(pl_module: LightningModule, x: Tensor) -> Tensor:

@@ -43,15 +43,15 @@ def find_head(module: nn.Module, features: Tensor, logits: Tensor, tolerance: fl
         tolerance: Largest deviation allowed, relative to the largest logit.
     """
     features, logits = features.double(), logits.double()
-    best, found = tolerance * max(logits.abs().max().item(), 1e-12), None
+    smallest, head = tolerance * max(logits.abs().max().item(), 1e-12), None
     for layer in module.modules():
         if isinstance(layer, nn.Linear) and tuple(layer.weight.shape) == (logits.shape[1], features.shape[1]):
             weight = layer.weight.detach().to(features)
             bias = torch.zeros(len(weight)).to(features) if layer.bias is None else layer.bias.detach().to(features)
             deviation = (Head(weight, bias)(features) - logits).abs().max().item()
-            if deviation <= best:
-                best, found = deviation, Head(weight, bias)
-    return found
+            if deviation <= smallest:
+                smallest, head = deviation, Head(weight, bias)
+    return head
 
 
 # Scores from features and head

@@ -8,16 +8,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ..shared.style import IN_DISTRIBUTION, INK, PALETTE, PANEL, Results, legend_above, panels, tidy
+from .results import cell_value, ood_columns
 
 
 def auroc_heatmap_figure(results: Results) -> Figure:
-    """AUROC of every score on every OOD set, means last.
-
-    Args:
-        results: Of `OODEvaluation`.
-    """
+    """AUROC of every score on every OOD set, means last, from the results of `OODEvaluation`."""
     scores, columns = results["scores"], ood_columns(results)
-    table = np.array([[cell_value(figures, score) for figures in columns.values()] for score in scores])
+    table = np.array([[cell_value(by_score, score) for by_score in columns.values()] for score in scores])
     figure = Figure(figsize=(max(4.2, 1.9 + 0.82 * len(columns)), 1.5 + 0.3 * len(scores)), layout="constrained")
     axes = figure.subplots()
     axes.imshow(table, cmap="RdBu", vmin=0, vmax=1, aspect="auto")
@@ -33,26 +30,8 @@ def auroc_heatmap_figure(results: Results) -> Figure:
     return figure
 
 
-def ood_columns(results: Results) -> dict[str, Results]:
-    """The OOD sets and then the near and far means, each with its figures by score."""
-    columns = dict(results["sets"])
-    means = {"near mean": results.get("near_mean"), "far mean": results.get("far_mean")}
-    return columns | {name: figures for name, figures in means.items() if figures}
-
-
-def cell_value(figures: Results, score: str, figure: str = "auroc") -> float:
-    """One number of a set or mean; NaN where it is missing."""
-    value = (figures.get(score) or {}).get(figure)
-    return math.nan if value is None else value
-
-
 def score_histogram_figure(results: Results, score: str) -> Figure:
-    """Share of images by score: the in-distribution set filled, every OOD set a line, at most 30 bins.
-
-    Args:
-        results: Of `OODEvaluation`.
-        score: One of its scores; larger = more out-of-distribution.
-    """
+    """Share of images by one of the scores: the in-distribution set filled, every OOD set a line, at most 30 bins."""
     histogram = results["histograms"][score]
     edges, step = np.asarray(histogram["edges"]), math.ceil((len(histogram["edges"]) - 1) / 30)
     starts = np.arange(0, len(edges) - 1, step)
@@ -73,20 +52,14 @@ def score_histogram_figure(results: Results, score: str) -> Figure:
 
 
 def roc_figure(results: Results, score: str) -> Figure:
-    """ROC curves of a score, one for each OOD set; OOD is the positive class.
-
-    Args:
-        results: Of `OODEvaluation`.
-        score: One of its scores.
-    """
+    """ROC curves of one of the scores, one for each OOD set; OOD is the positive class."""
     figure, ((axes,),) = panels(1, 1, PANEL[1], top=0.2 + 0.17 * math.ceil((1 + len(results["sets"])) / 2))
     axes.plot([0, 1], [0, 1], color=INK, alpha=0.55, linewidth=0.9, linestyle=(0, (4, 3)))
     for name, style in set_styles(results).items():
         if name in results["roc"].get(score, {}):
             curve = results["roc"][score][name]
             axes.plot(curve["fpr"], curve["tpr"], label=name, **style)
-    axes.set(xlabel=f"share of {results['id']} flagged", ylabel="share of OOD flagged")
-    axes.set(xlim=(0, 1), ylim=(0, 1.01))
+    axes.set(xlabel=f"share of {results['id']} flagged", ylabel="share of OOD flagged", xlim=(0, 1), ylim=(0, 1.01))
     tidy(axes)
     legend_above(axes)
     return figure

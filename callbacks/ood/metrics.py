@@ -1,4 +1,4 @@
-"""Figures of out-of-distribution detection: exact, in float64, from all scores of both sides at once.
+"""Metrics of out-of-distribution detection: exact, in float64, from all scores of both sides at once.
 
 The convention: a larger score means more out-of-distribution ("OOD"). Ties are exact: they count half in the
 AUROC, and a threshold lets whole groups of equal scores through. Nothing here, bootstrap intervals included,
@@ -30,7 +30,7 @@ def check_scores(scores: ArrayLike, side: str) -> Floats:
     if array.ndim != 1:
         raise ValueError(f"expected {side} scores of shape (N,), got {array.shape}")
     if array.size == 0:
-        raise ValueError(f"no {side} scores: detection figures need samples on both sides")
+        raise ValueError(f"no {side} scores: detection metrics need samples on both sides")
     if missing := int(np.isnan(array).sum()):
         raise ValueError(f"{missing} of {array.size} {side} scores are NaN")
     return array
@@ -107,8 +107,8 @@ def fpr95(curve: Curve) -> float:
     return float(curve.fpr[enough])
 
 
-def detection_figures(id_scores: ArrayLike, ood_scores: ArrayLike) -> dict[str, float]:
-    """All point figures of one score on one OOD set.
+def detection_metrics(id_scores: ArrayLike, ood_scores: ArrayLike) -> dict[str, float]:
+    """All metrics of one score on one OOD set.
 
     Args:
         id_scores: (N,).
@@ -133,7 +133,7 @@ def detection_figures(id_scores: ArrayLike, ood_scores: ArrayLike) -> dict[str, 
 
 
 def roc_points(curve: Curve, points: int = 200) -> tuple[Floats, Floats]:
-    """At most that many points (fpr, tpr) for a drawing, evenly spread along the curve; figures need all."""
+    """At most that many points (fpr, tpr) for a drawing, evenly spread along the curve; metrics need all."""
     path = curve.false / curve.false[-1] + curve.true / curve.true[-1]
     wanted = np.searchsorted(path, np.linspace(0, path[-1], points))
     chosen = np.unique(np.concatenate([[0], wanted, [len(path) - 1]]).clip(max=len(path) - 1))
@@ -179,7 +179,7 @@ def bootstrap_aurocs(
     outside = [check_scores(scores, "OOD") for scores in ood_scores]
     inside, outside = [np.sort(scores) for scores in inside], [np.sort(scores) for scores in outside]
     n, m = len(inside[0]), len(outside[0])
-    found = np.empty((len(inside), resamples))
+    aurocs = np.empty((len(inside), resamples))
     # blocks of resamples bound the memory to some 100 MB for a side
     block = max(1, min(resamples, 25_000_000 // max(n, m)))
     for start in range(0, resamples, block):
@@ -189,8 +189,8 @@ def bootstrap_aurocs(
         below = torch.zeros(n + 1, stop - start)
         torch.cumsum(resample_counts(n, stop - start, (seed, 0, start)), dim=0, out=below[1:])
         for row, (a, b) in enumerate(zip(inside, outside, strict=True)):
-            found[row, start:stop] = _weighted_auroc(a, b, below, ood_counts)
-    return found
+            aurocs[row, start:stop] = _weighted_auroc(a, b, below, ood_counts)
+    return aurocs
 
 
 def _weighted_auroc(a: Floats, b: Floats, below: torch.Tensor, ood_counts: torch.Tensor) -> Floats:
@@ -202,6 +202,6 @@ def _weighted_auroc(a: Floats, b: Floats, below: torch.Tensor, ood_counts: torch
 
 
 def bootstrap_interval(aurocs: Floats, level: float = 0.95) -> tuple[float, float]:
-    """Percentile interval (low, high) of (R,) resampled figures."""
+    """Percentile interval (low, high) of (R,) resampled AUROCs."""
     low, high = np.quantile(aurocs, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

@@ -7,11 +7,12 @@ from typing import Any
 
 from ..shared.html import Figures, Record, Runs, details, gallery, listed, number, per_run, section, table
 from ..shared.sections import NOTE_ON_CLASSIFIERS, Column, Section, Value, add_section
-from .figures import cell_value, ood_columns, roc_figure, score_histogram_figure
+from .figures import roc_figure, score_histogram_figure
+from .results import cell_value, ood_columns
 
 
 def ood_section(runs: Runs, draw: Figures) -> str:
-    """Tables of AUROC with a heat map, all other figures, histograms and ROC curves."""
+    """Tables of AUROC with a heat map, all other metrics, histograms and ROC curves."""
     tested = {name: record for name, record in runs.items() if record.get("ood")}
     if not tested:
         return ""
@@ -44,15 +45,15 @@ def _duel(runs: Runs) -> str:
     rows = []
     for name, (best, winner) in head_to_head(runs).items():
         cells = ""
-        for label, (score, figures) in best.items():
+        for label, (score, metrics) in best.items():
             mark = ' class="best"' if winner == label else ""
-            cells += f"<td{mark}>{number(figures['auroc'])}{_interval(figures)}<small>{escape(score)}</small></td>"
+            cells += f"<td{mark}>{number(metrics['auroc'])}{_interval(metrics)}<small>{escape(score)}</small></td>"
         rows.append(f'<th>{escape(name)}</th>{cells}<td class="text">{escape(winner or "tie")}</td>')
     return table(["set", *runs, "better"], rows) if rows else ""
 
 
-def _interval(figures: Mapping[str, Any]) -> str:
-    low, high = figures.get("auroc_low"), figures.get("auroc_high")
+def _interval(metrics: Mapping[str, Any]) -> str:
+    low, high = metrics.get("auroc_low"), metrics.get("auroc_high")
     return "" if low is None else f"<small>{number(low)}&ndash;{number(high)}</small>"
 
 
@@ -69,9 +70,9 @@ def _heat_table(ood: Mapping[str, Any]) -> str:
     rows = []
     for score in ood["scores"]:
         cells = []
-        for figures in columns.values():
-            value = cell_value(figures, score)
-            cells.append(f'<td style="{_heat(value)}">{number(value)}{_interval(figures.get(score) or {})}</td>')
+        for metrics in columns.values():
+            value = cell_value(metrics, score)
+            cells.append(f'<td style="{_heat(value)}">{number(value)}{_interval(metrics.get(score) or {})}</td>')
         rows.append(f"<th>{escape(score)}</th>{''.join(cells)}")
     skipped = ood.get("skipped") or {}
     reasons = {why: ", ".join(score for score in skipped if skipped[score] == why) for why in skipped.values()}
@@ -103,12 +104,12 @@ def _ood_details(record: Record) -> str:
     }
     rows = [
         f"<th>{escape(name)}{_against(ood)}</th>"
-        f'<td>{figures["samples"]:,}</td><td class="text">{escape(score)}</td>'
-        + "".join(f"<td>{number(cell_value(figures, score, key))}</td>" for key in keys)
+        f'<td>{metrics["samples"]:,}</td><td class="text">{escape(score)}</td>'
+        + "".join(f"<td>{number(cell_value(metrics, score, key))}</td>" for key in keys)
         for ood in judged
-        for name, figures in ood["sets"].items()
+        for name, metrics in ood["sets"].items()
         for score in ood["scores"]
-        if figures.get(score)
+        if metrics.get(score)
     ]
     return table(["set", "images", "score", *keys.values()], rows)
 
@@ -133,8 +134,8 @@ def _score_figures(ood: Mapping[str, Any], draw: Figures) -> str:
 
 
 def ood_sets(ood: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Figures by OOD set: a shifted test set is none."""
-    return {name: figures for name, figures in ood["sets"].items() if not name.startswith("target/")}
+    """Metrics by OOD set: a shifted test set is none."""
+    return {name: metrics for name, metrics in ood["sets"].items() if not name.startswith("target/")}
 
 
 def best_score(ood: Mapping[str, Any]) -> str | None:
@@ -145,22 +146,22 @@ def best_score(ood: Mapping[str, Any]) -> str | None:
     sets = ood_sets(ood) or ood["sets"]
 
     def mean(score: str) -> float:
-        return sum(cell_value(figures, score) for figures in sets.values())
+        return sum(cell_value(metrics, score) for metrics in sets.values())
 
     known = [score for score in ood["scores"] if sets and not math.isnan(mean(score))]
     return max(known, key=mean, default=None)
 
 
-def best_on_set(figures: Mapping[str, Any], scores: Sequence[str]) -> tuple[str, Mapping[str, float]] | None:
-    """The score with the largest AUROC on one set, and its figures."""
-    known = [(score, figures[score]) for score in scores if (figures.get(score) or {}).get("auroc") is not None]
+def best_on_set(metrics: Mapping[str, Any], scores: Sequence[str]) -> tuple[str, Mapping[str, float]] | None:
+    """The score with the largest AUROC on one set, and its metrics."""
+    known = [(score, metrics[score]) for score in scores if (metrics.get(score) or {}).get("auroc") is not None]
     return max(known, key=lambda item: item[1]["auroc"], default=None)
 
 
-def interval(figures: Mapping[str, Any]) -> tuple[float, float]:
+def interval(metrics: Mapping[str, Any]) -> tuple[float, float]:
     """The bootstrap interval of an AUROC, or the AUROC itself where none was drawn."""
-    low, high = figures.get("auroc_low"), figures.get("auroc_high")
-    return (figures["auroc"], figures["auroc"]) if low is None or high is None else (low, high)
+    low, high = metrics.get("auroc_low"), metrics.get("auroc_high")
+    return (metrics["auroc"], metrics["auroc"]) if low is None or high is None else (low, high)
 
 
 def head_to_head(records: Mapping[str, Record]) -> dict[str, tuple[dict[str, tuple[str, Any]], str | None]]:
@@ -184,15 +185,15 @@ def head_to_head(records: Mapping[str, Record]) -> dict[str, tuple[dict[str, tup
 def ood_warnings(ood: Mapping[str, Any]) -> list[str]:
     """What a reader must know before he believes the scores."""
     chance, inverted = [], []
-    for name, figures in ood_sets(ood).items():
-        best = best_on_set(figures, ood["scores"])
+    for name, metrics in ood_sets(ood).items():
+        best = best_on_set(metrics, ood["scores"])
         if best and interval(best[1])[0] <= 0.5:
             chance.append(f"{name} (best {best[0]}, {best[1]['auroc']:.3f})")
             continue
         inverted += [
-            (figures[score]["auroc"], f"{score} on {name} ({figures[score]['auroc']:.2f})")
+            (metrics[score]["auroc"], f"{score} on {name} ({metrics[score]['auroc']:.2f})")
             for score in ood["scores"]
-            if figures.get(score) and interval(figures[score])[1] < 0.5
+            if metrics.get(score) and interval(metrics[score])[1] < 0.5
         ]
     sentences = []
     if chance:
@@ -204,36 +205,31 @@ def ood_warnings(ood: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
-def ood_values(record: Record) -> dict[str, Value]:
+def ood_values(ood: Mapping[str, Any]) -> dict[str, Value]:
     """The columns of the summary table: mean AUROCs of the score that is best over all sets."""
-    ood = record.get("ood") or {}
-    score = best_score(ood) if ood else None
+    score = best_score(ood)
     means = {kind: cell_value(ood.get(f"{kind}_mean") or {}, score) for kind in ("near", "far") if score}
     return {kind: Value(mean, remark=score) for kind, mean in means.items() if score and not math.isnan(mean)}
 
 
-def ood_sentences(record: Record, alone: bool) -> list[str]:
+def ood_sentences(ood: Mapping[str, Any], alone: bool) -> list[str]:
     """The strongest score of a run that is alone, and warnings."""
-    ood = record.get("ood")
-    if not ood:
-        return []
     sentences = []
     if alone and ood_sets(ood) and (score := best_score(ood)):
-        means = [f"{kind} mean {value.value:.3f}" for kind, value in ood_values(record).items()]
+        means = [f"{kind} mean {value.value:.3f}" for kind, value in ood_values(ood).items()]
         sentences.append(f"The strongest score over all OOD sets is {score}: AUROC {', '.join(means)}.")
     return sentences + ood_warnings(ood)
 
 
-def ood_shift_sentences(record: Record) -> dict[str, list[str]]:
+def ood_shift_sentences(ood: Mapping[str, Any]) -> dict[str, list[str]]:
     """How far each shift is detected, and how well OOD data are told from shifted ones."""
-    ood = record.get("ood") or {}
     sentences: dict[str, list[str]] = {}
-    for name, metrics in (ood.get("sets") or {}).items():
-        if name.startswith("target/"):
-            best, shifted, score = best_on_set(metrics, ood["scores"]), ood.get("shifted") or {}, best_score(ood)
-            sentences[name] = [_shift_detected(name, *best)] if best else []
-            if name in shifted and score:
-                sentences[name].append(_detection_after_shift(name, score, ood, shifted[name]))
+    score, shifted = best_score(ood), ood.get("shifted") or {}
+    for name in [name for name in ood["sets"] if name.startswith("target/")]:
+        best = best_on_set(ood["sets"][name], ood["scores"])
+        sentences[name] = [_shift_detected(name, *best)] if best else []
+        if name in shifted and score:
+            sentences[name].append(_detection_after_shift(name, score, ood, shifted[name]))
     return sentences
 
 
@@ -281,7 +277,7 @@ def ood_comparison(runs: Runs) -> list[str]:
     for label, record in runs.items():
         score = best_score(record["ood"]) if record.get("ood") and ood_sets(record["ood"]) else None
         if score:
-            means = [f"{kind} {value.value:.3f}" for kind, value in ood_values(record).items()]
+            means = [f"{kind} {value.value:.3f}" for kind, value in ood_values(record["ood"]).items()]
             single.append(f"{label} ({score}) {', '.join(means)}")
     if len(single) > 1:
         sentences.append(f"OOD detection, one score for all sets, mean AUROC: {'; '.join(single)}.")

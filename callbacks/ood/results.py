@@ -1,14 +1,16 @@
-"""From scores to the results of `OODEvaluation`: figures by set and score, means, histograms and ROC curves."""
+"""From scores to the results of `OODEvaluation`: metrics by set and score, means, histograms and ROC curves."""
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from .metrics import Floats, bootstrap_aurocs, bootstrap_interval, detection_figures, roc, roc_points
+from .metrics import Floats, bootstrap_aurocs, bootstrap_interval, detection_metrics, roc, roc_points
 
 Scores = dict[str, dict[str, Floats]]  # score -> set -> (N,)
 
-MEAN_FIGURES = ("auroc", "ap_ood", "ap_id", "fpr95_ood_positive", "fpr95_id_positive")
+MEAN_METRICS = ("auroc", "ap_ood", "ap_id", "fpr95_ood_positive", "fpr95_id_positive")
 
 
 def evaluate(scores: Scores, id_name: str, skipped: dict[str, str], resamples: int, seed: int) -> dict[str, Any]:
@@ -43,8 +45,8 @@ def evaluate(scores: Scores, id_name: str, skipped: dict[str, str], resamples: i
 
 
 def _judge(scores: Scores, id_name: str, others: list[str], resamples: int, seed: int) -> dict[str, Any]:
-    """Figures of each score on each of the other sets, and their means."""
-    sets = {name: _figures(scores, id_name, name, resamples, seed) for name in others}
+    """Metrics of each score on each of the other sets, and their means."""
+    sets = {name: _metrics(scores, id_name, name, resamples, seed) for name in others}
     return {
         "id": id_name,
         "samples": len(next(iter(scores.values()))[id_name]),
@@ -55,46 +57,54 @@ def _judge(scores: Scores, id_name: str, others: list[str], resamples: int, seed
     }
 
 
-def log_figures(results: dict[str, Any], group: str = "ood") -> dict[str, float]:
-    """All figures under their log keys, ``ood/<set>/<score>/<figure>`` and ``ood/near_mean/<score>/<figure>``."""
+def log_values(results: dict[str, Any], group: str = "ood") -> dict[str, float]:
+    """All metrics under their log keys, ``ood/<set>/<score>/<metric>`` and ``ood/near_mean/<score>/<metric>``."""
     groups = {**results["sets"], "near_mean": results["near_mean"], "far_mean": results["far_mean"]}
     return {
-        f"{group}/{name}/{score}/{figure}": value
-        for name, figures in groups.items()
+        f"{group}/{name}/{score}/{metric}": value
+        for name, by_score in groups.items()
         for score in results["scores"]
-        for figure, value in figures.get(score, {}).items()
+        for metric, value in by_score.get(score, {}).items()
         if value is not None
     }
 
 
+def ood_columns(results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The OOD sets and then the near and far means, each with its metrics by score."""
+    means = {"near mean": results.get("near_mean"), "far mean": results.get("far_mean")}
+    return dict(results["sets"]) | {name: by_score for name, by_score in means.items() if by_score}
+
+
+def cell_value(by_score: Mapping[str, Any], score: str, metric: str = "auroc") -> float:
+    """A metric of a set or mean; NaN where it is missing."""
+    value = (by_score.get(score) or {}).get(metric)
+    return math.nan if value is None else value
+
+
 def auroc_table(results: dict[str, Any]) -> tuple[list[str], list[list[str | float | None]]]:
     """Headings and rows of a table of AUROCs: scores down, OOD sets and their means across."""
-    groups = {**results["sets"], "near mean": results["near_mean"], "far mean": results["far_mean"]}
-    groups = {name: group for name, group in groups.items() if group}
-    rows = [[score, *(group[score]["auroc"] for group in groups.values())] for score in results["scores"]]
-    return ["score", *groups], rows
+    columns = ood_columns(results)
+    rows = [[score, *(cell_value(by_score, score) for by_score in columns.values())] for score in results["scores"]]
+    return ["score", *columns], rows
 
 
-def _figures(scores: Scores, id_name: str, name: str, resamples: int, seed: int) -> dict[str, Any]:
-    pairs = {score: (values[id_name], values[name]) for score, values in scores.items()}
-    figures: dict[str, Any] = {"samples": len(next(iter(pairs.values()))[1])}
-    inside, outside = zip(*pairs.values(), strict=True)
-    resampled = bootstrap_aurocs(list(inside), list(outside), resamples, seed) if resamples else None
-    for row, (score, (id_scores, ood_scores)) in enumerate(pairs.items()):
+def _metrics(scores: Scores, id_name: str, name: str, resamples: int, seed: int) -> dict[str, Any]:
+    inside = [values[id_name] for values in scores.values()]
+    outside = [values[name] for values in scores.values()]
+    by_score: dict[str, Any] = {"samples": len(outside[0])}
+    resampled = bootstrap_aurocs(inside, outside, resamples, seed) if resamples else None
+    for row, score in enumerate(scores):
         low, high = (None, None) if resampled is None else bootstrap_interval(resampled[row])
-        point = detection_figures(id_scores, ood_scores)
-        figures[score] = {"auroc": point.pop("auroc"), "auroc_low": low, "auroc_high": high, **point}
-    return figures
+        by_score[score] = detection_metrics(inside[row], outside[row]) | {"auroc_low": low, "auroc_high": high}
+    return by_score
 
 
 def _mean(sets: dict[str, Any], prefix: str, scores: list[str]) -> dict[str, dict[str, float]]:
     """Unweighted means over the sets of one kind; samples of different sets are never pooled."""
-    kind = [figures for name, figures in sets.items() if name.startswith(prefix)]
-    if not kind:
-        return {}
+    kind = [by_score for name, by_score in sets.items() if name.startswith(prefix)]
     return {
-        score: {figure: float(np.mean([figures[score][figure] for figures in kind])) for figure in MEAN_FIGURES}
-        for score in scores
+        score: {metric: float(np.mean([by_score[score][metric] for by_score in kind])) for metric in MEAN_METRICS}
+        for score in (scores if kind else ())
     }
 
 

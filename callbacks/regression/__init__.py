@@ -15,8 +15,10 @@ from .metrics import (
     quantile_calibration_error,
     quantile_coverage,
 )
+from .predictive import PredictiveDistribution, predictive_distribution, recalibrated
 
 __all__ = [
+    "PredictiveDistribution",
     "Recalibration",
     "RegressionCalibration",
     "crps_histogram",
@@ -27,6 +29,8 @@ __all__ = [
     "fit_recalibration",
     "interval_score",
     "pit_histogram",
+    "predictive_distribution",
     "quantile_calibration_error",
     "quantile_coverage",
+    "recalibrated",
 ]

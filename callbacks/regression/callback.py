@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -17,16 +17,16 @@ from ..shared.loggers import log_figure, log_table
 from ..shared.samplers import flatten_loaders
 from . import metrics
 from .figures import fan_figure, pit_figure, quantile_figure
-from .predictive import Law, law_of, recalibrated
+from .predictive import PredictiveDistribution, predictive_distribution, recalibrated
 
-FIGURES = ("rmse", "mae", "crps", "nll", "qce", "qce_squared", "sharpness")
+METRICS = ("rmse", "mae", "crps", "nll", "qce", "qce_squared", "sharpness")
 OF_INTERVALS = ("coverage", "width", "winkler")
 PIT_BINS, FEW = 20, 400  # half as many bins for fewer labels
 SHOWN = 200  # test rows in the fan
 
 
 class RegressionCalibration(Callback):
-    """Judges the predictive distributions of any regressor in ``trainer.test``, on the first test set.
+    """Measures in ``trainer.test`` how good the predictive distributions of any regressor are, on the first test set.
 
     All in the units of the labels, each before and after recalibration:
 
@@ -37,11 +37,11 @@ class RegressionCalibration(Callback):
     * coverage, mean width and Winkler score (Gneiting and Raftery 2007) of central intervals.
 
     The recalibrated distribution function is R(F(y)), where R is an isotonic regression of the PIT values F(y) of the
-    data module's validation data (Kuleshov et al. 2018; see `regression_metrics.fit_recalibration`), and all figures
-    are those of that distribution. Validation data are refused where the two sets draw a sample of the same data set,
+    data module's validation data (Kuleshov et al. 2018; see `fit_recalibration`), and all metrics are those of that
+    distribution. Validation data are refused where the two sets draw a sample of the same data set,
     or where more than 10 % of their rows (inputs and label) are equal to test rows; fewer give a warning.
 
-    Every sample counts once on any number of processes. Logged as ``calibration/<figure>``, intervals as
+    Every sample counts once on any number of processes. Logged as ``calibration/<metric>``, intervals as
     ``calibration/coverage_90`` and so on, each with ``_after`` too.
 
     The module needs ``predictive(x)``: a ``torch.distributions.Distribution`` of batch shape (B,) over the units of
@@ -57,8 +57,8 @@ class RegressionCalibration(Callback):
         results: After a test run: "samples", "law" (family of the distributions), "target" (the data module's
             ``target_name``, or None), "levels", "qce_by_chance" (of a perfect forecaster on so many labels), "before",
             "after" and "recalibration" ("samples", "qce_by_chance" for a map fitted on so many, and the knots of R as
-            "pit" and "level"). Each part has the figures, the
-            standard errors "<figure>_error" of the first four, "zero_density" (labels with an infinite NLL),
+            "pit" and "level"). Each part has the metrics, the
+            standard errors "<metric>_error" of the first four, "zero_density" (labels with an infinite NLL),
             "intervals" (a dict of lists, one entry for each level), "curve" (coverage at the levels 1 to 99 %), "pit"
             (counts) and "fan" (rows sorted by prediction). Without validation data "after" and "recalibration" are
             None.
@@ -79,15 +79,11 @@ class RegressionCalibration(Callback):
         self._collector: Collector | None = None
         self._calibration: Table = {}
         self._recalibration: metrics.Recalibration | None = None
-        self._law = ""
+        self._family = ""
         self._held_out = HeldOut("val", calibration_data, has_targets, target_batch)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check the module.
-
-        Raises:
-            ValueError: It has no ``predictive``.
-        """
+        """Raise a ``ValueError`` if the module has no ``predictive``."""
         self._held_out.remember(trainer, stage)
         if stage == "test" and not callable(getattr(pl_module, "predictive", None)):
             raise ValueError(
@@ -111,9 +107,9 @@ class RegressionCalibration(Callback):
         refuse_same_data(loader, test_loader, "a recalibration")
 
         def measure(x: Tensor, y: Tensor) -> Table:
-            law, labels = self._predict(trainer, pl_module, x), y.cpu().double()
-            pit = law.cdf(labels[:, None])[:, 0]
-            return {"label": labels, "mean": law.mean, "pit": pit, "fingerprint": _fingerprints(x, y)}
+            predicted, labels = self._predict(trainer, pl_module, x), y.cpu().double()
+            pit = predicted.cdf(labels[:, None])[:, 0]
+            return {"label": labels, "mean": predicted.mean, "pit": pit, "fingerprint": _fingerprints(x, y)}
 
         self._calibration = self._held_out.run(trainer, pl_module, loader, measure)
         if self._calibration:
@@ -133,16 +129,16 @@ class RegressionCalibration(Callback):
         if dataloader_idx or self._collector is None:
             return
         x, y = target_batch(batch)
-        law, labels = self._predict(trainer, pl_module, x), y.cpu().double()
-        columns = {"label": labels} | _measured(law, labels, self.levels)
+        predicted, labels = self._predict(trainer, pl_module, x), y.cpu().double()
+        columns = {"label": labels} | _measured(predicted, labels, self.levels)
         if self._recalibration is not None:
-            after = _measured(recalibrated(law, self._recalibration), labels, self.levels)
+            after = _measured(recalibrated(predicted, self._recalibration), labels, self.levels)
             columns |= {f"{name}_after": column for name, column in after.items()}
             columns["fingerprint"] = _fingerprints(x, y)
         self._collector.add(batch_idx, columns)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compute and log the figures.
+        """Compute and log the metrics.
 
         Raises:
             ValueError: Labels or predictions that are not finite, or more than 10 % of the calibration rows in the
@@ -159,47 +155,53 @@ class RegressionCalibration(Callback):
         name = getattr(data_module(trainer), "target_name", None)
         self.results = {
             "samples": len(test["label"]),
-            "law": self._law,
+            "law": self._family,
             "target": name if isinstance(name, str) else None,
             "levels": self.levels,
             "qce_by_chance": metrics.expected_calibration_error_by_chance(len(test["label"])),
             "before": _judged(test, "", self.levels),
             "after": None if fit is None else _judged(test, "_after", self.levels),
-            "recalibration": None if fit is None else _described(fit, len(test["label"])),
+            "recalibration": None,
         }
-        figures = _logged(self.results["before"], self.levels)
-        if self.results["after"]:
-            figures |= {f"{key}_after": value for key, value in _logged(self.results["after"], self.levels).items()}
-        named = {f"calibration/{key}": value for key, value in figures.items()}
-        log_identical(pl_module, named)
+        if fit is not None:
+            chance = metrics.expected_calibration_error_by_chance(len(test["label"]), fit.samples)
+            knots = {"pit": fit.pit.tolist(), "level": fit.level.tolist()}
+            self.results["recalibration"] = {"samples": fit.samples, "qce_by_chance": chance, **knots}
+        for part, suffix in (("before", ""), ("after", "_after")):
+            values = self._logged(part).items()
+            log_identical(pl_module, {f"calibration/{name}{suffix}": value for name, value in values})
 
     def report_results(self) -> dict[str, Any]:
         """Put the results into the report."""
         return self.results
 
+    @rank_zero_only
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Send the pictures and the table of figures to the loggers."""
-        if self.results and trainer.is_global_zero and trainer.loggers:
+        """Send the pictures and the table of metrics to the loggers."""
+        if self.results and trainer.loggers:
             log_figure(trainer, "calibration/quantiles", quantile_figure(self.results))
             log_figure(trainer, "calibration/pit", pit_figure(self.results))
             log_figure(trainer, "calibration/fan", fan_figure(self.results))
-            before = _logged(self.results["before"], self.levels)
-            after = _logged(self.results["after"], self.levels) if self.results["after"] else {}
-            rows = [[name, value, after.get(name)] for name, value in before.items()]
-            log_table(trainer, "calibration/figures", ["figure", "before", "after"], rows)
+            after = self._logged("after")
+            rows = [[name, value, after.get(name)] for name, value in self._logged("before").items()]
+            log_table(trainer, "calibration/figures", ["metric", "before", "after"], rows)
 
-    def _predict(self, trainer: Trainer, pl_module: LightningModule, x: Tensor) -> Law:
+    def _logged(self, part: str) -> dict[str, float]:
+        """The metrics before or after recalibration by the name under which they are logged; empty without them."""
+        values = self.results[part]
+        if values is None:
+            return {}
+        logged = {name: values[name] for name in METRICS}
+        for index, level in enumerate(self.levels):
+            logged |= {f"{name}_{100 * level:g}": values["intervals"][name][index] for name in OF_INTERVALS}
+        return logged
+
+    def _predict(self, trainer: Trainer, pl_module: LightningModule, x: Tensor) -> PredictiveDistribution:
         with trainer.precision_plugin.forward_context():
             distribution = pl_module.predictive(x)  # type: ignore[operator]  # `setup` has seen that it is a method
-        law = law_of(distribution, len(x), type(pl_module).__name__)
-        self._law = law.name
-        return law
-
-
-def _described(fit: metrics.Recalibration, samples: int) -> dict[str, Any]:
-    chance = metrics.expected_calibration_error_by_chance(samples, fit.samples)
-    knots = {"pit": fit.pit.tolist(), "level": fit.level.tolist()}
-    return {"samples": fit.samples, "qce_by_chance": chance, **knots}
+        predicted = predictive_distribution(distribution, len(x), type(pl_module).__name__)
+        self._family = predicted.name
+        return predicted
 
 
 def _fingerprints(x: Tensor, y: Tensor) -> Tensor:
@@ -207,15 +209,15 @@ def _fingerprints(x: Tensor, y: Tensor) -> Tensor:
     return 3 * fingerprints(x) + fingerprints(y)
 
 
-def _measured(law: Law, labels: Tensor, levels: Sequence[float]) -> Table:
+def _measured(predicted: PredictiveDistribution, labels: Tensor, levels: Sequence[float]) -> Table:
     tails = torch.tensor([(1 + sign * level) / 2 for sign in (-1, 1) for level in levels], dtype=torch.float64)
-    low, high = law.icdf(tails).tensor_split(2, dim=1)
+    low, high = predicted.icdf(tails).tensor_split(2, dim=1)
     return {
-        "mean": law.mean,
-        "deviation": law.deviation,
-        "pit": law.cdf(labels[:, None])[:, 0],
-        "nll": -law.log_prob(labels),
-        "crps": law.crps(labels),
+        "mean": predicted.mean,
+        "deviation": predicted.deviation,
+        "pit": predicted.cdf(labels[:, None])[:, 0],
+        "nll": -predicted.log_prob(labels),
+        "crps": predicted.crps(labels),
         "low": low,
         "high": high,
     }
@@ -232,18 +234,13 @@ def _check(table: Table, of: str) -> None:
 
 def _judged(table: Table, suffix: str, levels: Sequence[float]) -> dict[str, Any]:
     columns = {name: table[name + suffix] for name in ("mean", "deviation", "pit", "nll", "crps", "low", "high")}
-    labels, pit = table["label"], columns["pit"]
+    labels, pit, low, high = table["label"], columns["pit"], columns["low"], columns["high"]
     error = columns["mean"] - labels
     rmse = error.square().mean().sqrt().item()
     coverage = metrics.quantile_coverage(pit)
     qce, qce_squared = metrics.quantile_calibration_error(coverage)
-    intervals: dict[str, list[float]] = {name: [] for name in OF_INTERVALS}
-    for column, level in enumerate(levels):
-        low, high = columns["low"][:, column], columns["high"][:, column]
-        inside = (low <= labels) & (labels <= high)
-        intervals["coverage"].append(inside.double().mean().item())
-        intervals["width"].append((high - low).mean().item())
-        intervals["winkler"].append(metrics.interval_score(low, high, labels, level).mean().item())
+    inside = (low <= labels[:, None]) & (labels[:, None] <= high)
+    winkler = [metrics.interval_score(low[:, k], high[:, k], labels, level) for k, level in enumerate(levels)]
     squared_error = _standard_error(error.square())
     return {
         "rmse": rmse,
@@ -258,7 +255,11 @@ def _judged(table: Table, suffix: str, levels: Sequence[float]) -> dict[str, Any
         "qce": qce,
         "qce_squared": qce_squared,
         "sharpness": columns["deviation"].mean().item(),
-        "intervals": intervals,
+        "intervals": {
+            "coverage": [column.double().mean().item() for column in inside.T],
+            "width": [column.mean().item() for column in (high - low).T],
+            "winkler": [score.mean().item() for score in winkler],
+        },
         "curve": coverage.tolist(),
         "pit": metrics.pit_histogram(pit, PIT_BINS if len(pit) >= FEW else PIT_BINS // 2),
         "fan": _fan(columns, labels),
@@ -277,11 +278,3 @@ def _fan(columns: Table, labels: Tensor) -> dict[str, list]:
     rows = torch.argsort(columns["mean"], stable=True)[torch.arange(number) * len(labels) // number]
     bands = {name: columns[name][rows].T.tolist() for name in ("low", "high")}
     return {"prediction": columns["mean"][rows].tolist(), "label": labels[rows].tolist(), **bands}
-
-
-def _logged(part: dict[str, Any], levels: Sequence[float]) -> dict[str, float]:
-    """The figures by the name under which they are logged."""
-    figures = {name: part[name] for name in FIGURES}
-    for index, level in enumerate(levels):
-        figures |= {f"{name}_{100 * level:g}": part["intervals"][name][index] for name in OF_INTERVALS}
-    return figures

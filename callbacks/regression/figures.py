@@ -1,4 +1,4 @@
-"""Figures of `RegressionCalibration`: calibration curve, PIT histogram and fan."""
+"""Figures from the results of `RegressionCalibration`: calibration curve, PIT histogram and fan."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,9 +21,6 @@ def quantile_figure(results: Results) -> Figure:
     """Share of labels below each predicted quantile, before and after recalibration.
 
     The grey band holds 95 % of the points of a perfect forecaster (normal approximation, each level for itself).
-
-    Args:
-        results: Of `RegressionCalibration`.
     """
     figure, ((axes,),) = panels(1, 1, PANEL[1])
     levels = np.arange(101) / 100
@@ -44,9 +41,6 @@ def pit_figure(results: Results) -> Figure:
     """Histogram of PIT values, density 1 for a perfect forecaster; the grey band is its 95 % range of a bin.
 
     High ends: distributions too narrow. A high middle: too wide. A slope: they lie to one side.
-
-    Args:
-        results: Of `RegressionCalibration`.
     """
     figure, ((axes,),) = panels(1, 1, PANEL[1])
     bins, samples = len(results["before"]["pit"]), results["samples"]

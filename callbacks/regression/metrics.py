@@ -1,4 +1,4 @@
-"""Figures of probabilistic regression: pure functions of float64 tensors.
+"""Metrics of probabilistic regression: pure functions of float64 tensors.
 
 A predictive distribution is judged in the units of the label: CRPS (Matheson and Winkler 1976), interval score (Winkler
 1972, Gneiting and Raftery 2007), the probability integral transform (PIT, Dawid 1984) and what follows from it.
@@ -94,8 +94,8 @@ def quantile_coverage(pit: Tensor, levels: Tensor = QUANTILE_LEVELS) -> Tensor:
     Raises:
         ValueError: No PIT value, or values that are NaN or outside [0, 1].
     """
-    found = _checked_pit(pit)
-    return torch.searchsorted(found.sort().values, levels.double(), right=True).double() / len(found)
+    ordered = _checked_pit(pit).sort().values
+    return torch.searchsorted(ordered, levels.double(), right=True).double() / len(ordered)
 
 
 def quantile_calibration_error(coverage: Tensor, levels: Tensor = QUANTILE_LEVELS) -> tuple[float, float]:
@@ -196,10 +196,10 @@ def _checked_pit(pit: Tensor) -> Tensor:
     """PIT values (N,) in float64; what rounding put outside [0, 1] is brought back."""
     if len(pit) == 0:
         raise ValueError("expected at least one label, got none")
-    found = pit.double()
-    if broken := int((~((found >= -1e-9) & (found <= 1 + 1e-9))).sum()):
+    pit = pit.double()
+    if broken := int((~((pit >= -1e-9) & (pit <= 1 + 1e-9))).sum()):
         raise ValueError(f"expected PIT values in [0, 1], got {broken} of {len(pit)} that are NaN or outside")
-    return found.clamp(0, 1)
+    return pit.clamp(0, 1)
 
 
 def _mean_distance(difference: Tensor, deviation: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Predictive distributions of a batch in one form, in float64 on the CPU, whatever ``predictive(x)`` returned.
 
-Known by their parameters, so that every figure is exact: Normal, Laplace, mixtures of Normals and histograms, which are
+Known by their parameters, so that every metric is exact: Normal, Laplace, mixtures of Normals and histograms, which are
 distributions with the attributes ``edges`` (k + 1,) or (B, k + 1) and ``probs`` (B, k); their ``logits`` (B, k), where
 they have them, keep probabilities that float32 rounds to zero. Any other distribution needs a ``cdf``. Its quantiles
 are searched, and its CRPS (and its mean and deviation where it has none) are integrated numerically: a relative error
@@ -10,6 +10,7 @@ of 1e-6 where the distribution computes in float64, 1e-4 in float32.
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from .quadrature import GRID, SEARCH_STEPS, integrate, refined, search
 
 
 @dataclass(frozen=True)
-class Law:
+class PredictiveDistribution:
     """Predictive distributions of B inputs.
 
     Attributes:
@@ -48,8 +49,10 @@ class Law:
     nodes: Callable[[Tensor], Tensor]
 
 
-def law_of(distribution: Distribution, samples: int, module: str = "the module") -> Law:
-    """The law of a distribution of batch shape (B,).
+def predictive_distribution(
+    distribution: Distribution, samples: int, module: str = "the module"
+) -> PredictiveDistribution:
+    """A distribution of batch shape (B,) in one form.
 
     Args:
         distribution: What ``predictive(x)`` returned.
@@ -57,7 +60,8 @@ def law_of(distribution: Distribution, samples: int, module: str = "the module")
         module: Its name, for messages.
 
     Raises:
-        ValueError: It is no distribution, of another shape, without a cdf, or a histogram that is none.
+        ValueError: It is no distribution, of another shape, without a cdf, or a histogram with impossible edges or
+            probabilities.
     """
     if not isinstance(distribution, Distribution):
         raise ValueError(
@@ -86,32 +90,32 @@ def law_of(distribution: Distribution, samples: int, module: str = "the module")
     return _other(distribution, module)
 
 
-def recalibrated(law: Law, recalibration: Recalibration) -> Law:
-    """The law with the distribution function R(F(t)).
+def recalibrated(predicted: PredictiveDistribution, recalibration: Recalibration) -> PredictiveDistribution:
+    """The distribution whose distribution function is R(F(t)).
 
-    Mean, deviation and CRPS are integrated between the knots of R, quantiles of the law and edges of bins: exact for
-    a histogram, to a relative error of 1e-6 for others (1e-4 for the deviation of heavy tails).
+    Mean, deviation and CRPS are integrated between the knots of R, quantiles of the given distribution and edges of
+    bins: exact for a histogram, to a relative error of 1e-6 for others (1e-4 for the deviation of heavy tails).
     """
 
     def cdf(points: Tensor) -> Tensor:
-        return recalibration(law.cdf(points))
+        return recalibration(predicted.cdf(points))
 
     def log_prob(labels: Tensor) -> Tensor:
-        pit = law.cdf(labels[:, None])[:, 0]
-        return law.log_prob(labels) + recalibration.slope(pit).log()
+        pit = predicted.cdf(labels[:, None])[:, 0]
+        return predicted.log_prob(labels) + recalibration.slope(pit).log()
 
     levels = torch.cat([recalibration.inverse(GRID), recalibration.pit[1:-1]]).unique()
-    nodes = law.nodes(levels)
+    nodes = predicted.nodes(levels)
     _, mean, deviation = integrate(cdf, nodes, None)
-    return Law(
-        name=law.name,
+    return PredictiveDistribution(
+        name=predicted.name,
         mean=mean,
         deviation=deviation,
         cdf=cdf,
-        icdf=lambda levels: law.icdf(recalibration.inverse(levels)),
+        icdf=lambda levels: predicted.icdf(recalibration.inverse(levels)),
         log_prob=log_prob,
         crps=lambda labels: integrate(cdf, nodes, labels)[0],
-        nodes=lambda levels: torch.cat([nodes, law.nodes(recalibration.inverse(levels))], 1),
+        nodes=lambda levels: torch.cat([nodes, predicted.nodes(recalibration.inverse(levels))], 1),
     )
 
 
@@ -119,14 +123,14 @@ def _double(value: Tensor) -> Tensor:
     return value.detach().cpu().double()
 
 
-def _normal(mean: Tensor, deviation: Tensor) -> Law:
+def _normal(mean: Tensor, deviation: Tensor) -> PredictiveDistribution:
     def log_prob(labels: Tensor) -> Tensor:
         return Normal(mean, deviation, validate_args=False).log_prob(labels)
 
     def icdf(levels: Tensor) -> Tensor:
         return mean[:, None] + deviation[:, None] * ndtri(levels)
 
-    return Law(
+    return PredictiveDistribution(
         name="Normal",
         mean=mean,
         deviation=deviation,
@@ -138,7 +142,7 @@ def _normal(mean: Tensor, deviation: Tensor) -> Law:
     )
 
 
-def _laplace(mean: Tensor, scale: Tensor) -> Law:
+def _laplace(mean: Tensor, scale: Tensor) -> PredictiveDistribution:
     def cdf(points: Tensor) -> Tensor:
         z = (points - mean[:, None]) / scale[:, None]
         tail = 0.5 * torch.exp(-z.abs())
@@ -148,7 +152,7 @@ def _laplace(mean: Tensor, scale: Tensor) -> Law:
         z = torch.where(levels < 0.5, (2 * levels).log(), -(2 * (1 - levels)).log())
         return mean[:, None] + scale[:, None] * z
 
-    return Law(
+    return PredictiveDistribution(
         name="Laplace",
         mean=mean,
         deviation=scale * 2**0.5,
@@ -160,7 +164,7 @@ def _laplace(mean: Tensor, scale: Tensor) -> Law:
     )
 
 
-def _normal_mixture(weights: Tensor, means: Tensor, deviations: Tensor) -> Law:
+def _normal_mixture(weights: Tensor, means: Tensor, deviations: Tensor) -> PredictiveDistribution:
     mean = (weights * means).sum(1)
     variance = (weights * (deviations**2 + (means - mean[:, None]) ** 2)).sum(1)
 
@@ -180,7 +184,7 @@ def _normal_mixture(weights: Tensor, means: Tensor, deviations: Tensor) -> Law:
         quantiles = means[:, :, None] + deviations[:, :, None] * ndtri(levels)
         return search(cdf, levels, quantiles.amin(1), quantiles.amax(1))
 
-    return Law(
+    return PredictiveDistribution(
         name="mixture of Normals",
         mean=mean,
         deviation=variance.sqrt(),
@@ -192,7 +196,7 @@ def _normal_mixture(weights: Tensor, means: Tensor, deviations: Tensor) -> Law:
     )
 
 
-def _histogram(name: str, edges: Tensor, probabilities: Tensor, module: str) -> Law:
+def _histogram(name: str, edges: Tensor, probabilities: Tensor, module: str) -> PredictiveDistribution:
     wanted = () if probabilities.ndim != 2 else (probabilities.shape[1] + 1,)
     if probabilities.ndim != 2 or edges.shape not in (wanted, (1, *wanted), (len(probabilities), *wanted)):
         raise ValueError(
@@ -232,7 +236,7 @@ def _histogram(name: str, edges: Tensor, probabilities: Tensor, module: str) -> 
     centres = (edges[:, :-1] + edges[:, 1:]) / 2
     mean = (probabilities * centres).sum(1)
     variance = (probabilities * (width**2 / 12 + (centres - mean[:, None]) ** 2)).sum(1)
-    return Law(
+    return PredictiveDistribution(
         name=name,
         mean=mean,
         deviation=variance.sqrt(),
@@ -244,13 +248,15 @@ def _histogram(name: str, edges: Tensor, probabilities: Tensor, module: str) -> 
     )
 
 
-def _other(distribution: Distribution, module: str) -> Law:
+def _other(distribution: Distribution, module: str) -> PredictiveDistribution:
     """By cdf and log_prob, called with values (m, B) in the distribution's own precision and on its device."""
     name, distribution = type(distribution).__name__, _unchecked(distribution)
-    mean, deviation = _moment(distribution, "mean"), _moment(distribution, "stddev")
+    mean, deviation = (
+        None if (moment := _attribute(distribution, of)) is None else _double(moment) for of in ("mean", "stddev")
+    )
     like = _parameter(distribution)
     middle = torch.zeros(distribution.batch_shape, dtype=torch.float64) if mean is None else mean
-    support = _support(distribution)
+    support: Constraint | None = _attribute(distribution, "support")
 
     def call(of: Callable[[Tensor], Tensor], points: Tensor, outside: Tensor) -> Tensor:
         """`of` at points (B, m), and `outside` (B, m) where they are not in the support."""
@@ -287,7 +293,7 @@ def _other(distribution: Distribution, module: str) -> Law:
         raise ValueError(message) from None
     if mean is None or deviation is None:
         _, mean, deviation = integrate(cdf, nodes, None)
-    return Law(
+    return PredictiveDistribution(
         name=name,
         mean=mean,
         deviation=deviation,
@@ -308,17 +314,11 @@ def _unchecked(distribution: Distribution) -> Distribution:
     return distribution
 
 
-def _moment(distribution: Distribution, name: str) -> Tensor | None:
+def _attribute(distribution: Distribution, name: str) -> Any:
+    """None where the distribution does not have it."""
     try:
-        return _double(getattr(distribution, name))
+        return getattr(distribution, name)
     except (NotImplementedError, AttributeError):
-        return None
-
-
-def _support(distribution: Distribution) -> Constraint | None:
-    try:
-        return distribution.support
-    except NotImplementedError:
         return None
 
 

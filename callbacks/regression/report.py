@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from ..shared.html import Figures, Record, Runs, details, formatted, gallery, number, per_run, section, table
-from ..shared.sections import Column, Contest, Section, Value, add_section
+from ..shared.sections import Column, Section, Value, add_section
 from .figures import fan_figure, pit_figure, quantile_figure
 
 NOTE = (
@@ -29,20 +29,20 @@ METRICS = {
 
 
 def regression_section(runs: Runs, draw: Figures) -> str:
-    """For each run the calibration curve, the PIT histogram, the fans, and tables of all figures."""
+    """For each run the calibration curve, the PIT histogram, the fans, and tables of all metrics."""
     judged = {name: record for name, record in runs.items() if record.get("regression")}
     if not judged:
         return ""
 
     def judgement(record: Record) -> str:
         results = record["regression"]
-        return _intervals(results) + _law(results) + gallery(_pictures(results, draw), "pairs")
+        return _intervals(results) + _family(results) + gallery(_pictures(results, draw), "pairs")
 
     return section(
         "Predictive distributions",
         NOTE,
         per_run(judged, judgement),
-        details("All figures", per_run(judged, lambda record: _metrics(record["regression"]))),
+        details("All metrics", per_run(judged, lambda record: _metrics(record["regression"]))),
     )
 
 
@@ -58,7 +58,7 @@ def _pictures(results: Mapping[str, Any], draw: Figures) -> Iterator[str]:
         yield draw(fan_figure(results, [part]), label, f"Intervals {part} recalibration")
 
 
-def _law(results: Mapping[str, Any]) -> str:
+def _family(results: Mapping[str, Any]) -> str:
     text = f"Family of the predictive distributions: {results['law']}; {results['samples']:,} test labels"
     if fit := results.get("recalibration"):
         text += f"; recalibrated on {fit['samples']:,} validation labels"
@@ -102,28 +102,22 @@ def _metrics(results: Mapping[str, Any]) -> str:
     return table(["", *parts], rows) + note
 
 
-def regression_values(record: Record) -> dict[str, Value]:
+def regression_values(regression: Mapping[str, Any]) -> dict[str, Value]:
     """The columns of the summary table; infinite metrics, which a record has as None, are left out."""
-    regression = record.get("regression")
-    if not regression:
-        return {}
-    before, after = regression["before"], regression.get("after")
-    entries = [("rmse", before, "rmse"), ("mae", before, "mae"), ("crps", before, "crps")]
-    entries += [("density_nll", before, "nll"), ("qce", before, "qce")]
-    entries += [("crps_after", after, "crps"), ("qce_after", after, "qce")] if after else []
-    values = {}
-    for key, part, name in entries:
-        if (value := part[name]) is not None:
-            error = part.get(f"{name}_error")
-            values[key] = Value(value, math.nan if error is None else error)
-    return values
+    names = {"rmse": "rmse", "mae": "mae", "crps": "crps", "density_nll": "nll", "qce": "qce"}
+    entries = {key: (regression["before"], name) for key, name in names.items()}
+    if after := regression.get("after"):
+        entries |= {"crps_after": (after, "crps"), "qce_after": (after, "qce")}
+    errors = {key: part.get(f"{name}_error") for key, (part, name) in entries.items()}
+    return {
+        key: Value(part[name], math.nan if errors[key] is None else errors[key])
+        for key, (part, name) in entries.items()
+        if part[name] is not None
+    }
 
 
-def regression_sentences(record: Record, alone: bool) -> list[str]:
+def regression_sentences(results: Mapping[str, Any], alone: bool) -> list[str]:
     """What the errors and the calibration of a regressor say."""
-    results = record.get("regression")
-    if not results:
-        return []
     before, after, samples = results["before"], results.get("after"), results["samples"]
     sentences = []
     if alone:
@@ -160,21 +154,15 @@ NOTE_ON_COLUMNS = (
     "calibration error, mean |coverage &minus; level|; “after R” is recalibrated on validation data."
 )
 COLUMNS = {
-    "rmse": Column("RMSE", False, None, Contest("has the lower RMSE", "RMSE", "#.4g"), NOTE_ON_COLUMNS),
-    "mae": Column("MAE", False, None, Contest("has the lower MAE", "MAE", "#.4g")),
-    "crps": Column("CRPS", False, None, Contest("has the lower CRPS", "CRPS", "#.4g")),
+    "rmse": Column("RMSE", False, None, "has the lower RMSE", note=NOTE_ON_COLUMNS),
+    "mae": Column("MAE", False, None, "has the lower MAE"),
+    "crps": Column("CRPS", False, None, "has the lower CRPS"),
     "crps_after": Column(
-        "CRPS after R",
-        False,
-        None,
-        Contest("has the lower CRPS after recalibration", "CRPS after recalibration", "#.4g"),
+        "CRPS after R", False, None, "has the lower CRPS after recalibration", "CRPS after recalibration"
     ),
-    "density_nll": Column("NLL of density", False, 3, Contest("has the lower NLL", "NLL", ".3f")),
+    "density_nll": Column("NLL of density", False, 3, "has the lower NLL", "NLL"),
     "qce": Column(
-        "QCE",
-        False,
-        4,
-        Contest("has the lower quantile calibration error (no interval)", "Quantile calibration error", ".4f"),
+        "QCE", False, 4, "has the lower quantile calibration error (no interval)", "Quantile calibration error"
     ),
     "qce_after": Column("QCE after R", False, 4),
 }

@@ -11,7 +11,7 @@ from .summary import text_table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Render the comparison and print its figures; 2 and one line on the terminal if a record is missing."""
+    """Write the comparison and print its tables; return 2 and print one line if a record is missing."""
     parser = argparse.ArgumentParser(prog="python -m callbacks.report", description=__doc__)
     parser.add_argument("folders", nargs="+", metavar="RUN_FOLDER", help="holds a report.json")
     parser.add_argument("-o", "--output", type=Path, default=Path("report.html"), help="the page to write")

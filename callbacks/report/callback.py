@@ -39,7 +39,7 @@ class Report(Callback):
         self._started = 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Fail now rather than after the run if the folder cannot be written."""
+        """Raise an ``OSError`` now rather than after the run if the folder cannot be written."""
         define_summaries(trainer)
         if _writes(trainer):
             folder = self._folder(trainer)
@@ -53,30 +53,30 @@ class Report(Callback):
         return {"history": self._history, "seconds": self._elapsed("fit")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Hold the state until it is known whether this is a fit or a test."""
+        """Keep the state for the start of a fit or of a test, which use it differently."""
         self._restored = state_dict
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on with the restored learning curves, or start new ones."""
+        """Continue the restored learning curves, or start new ones."""
         self._history = list(self._restored.get("history", []))
         self._seconds = dict(self._restored.get("seconds", {}))
         self._earlier, self._restored = self._restored.get("seen", []), {}
         self._started = time.monotonic()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep which metrics an earlier epoch logged: in the middle of one, no other hook tells a resumed run."""
+        """Save which metrics earlier epochs logged: a run resumed within an epoch cannot tell them from new ones."""
         metrics = trainer.callback_metrics
         checkpoint["callbacks"][self.state_key]["seen"] = [
             key for key in metrics if self._seen.get(key) is metrics[key]
         ]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Know them again."""
+        """Restore which metrics earlier epochs logged."""
         self._seen = {key: value for key, value in trainer.callback_metrics.items() if key in self._earlier}
         self._earlier = []
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What is there now was logged by an earlier epoch."""
+        """Note which metrics earlier epochs logged."""
         self._seen = dict(trainer.callback_metrics)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

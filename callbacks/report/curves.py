@@ -16,7 +16,7 @@ NUMBERED = re.compile(r"(.+)_(\d+)")
 
 
 def curve_groups(history: Sequence[Results]) -> dict[str, list[str]]:
-    """Logged keys that belong into one panel.
+    """Group the logged keys that share a panel.
 
     ``train/loss`` and ``val/loss`` share ``loss``; names that differ in a number at the end, as ``train/block_0`` to
     ``train/block_7``, share ``block 0 … 7``.
@@ -89,8 +89,8 @@ def _series_styles(keys: Sequence[str]) -> dict[str, dict[str, Any]]:
 
     The colour shows the number, dashes show any stage but the first. Of more than nine numbers, five have a label.
     """
-    found = [NUMBERED.fullmatch(_quantity(key)) for key in keys]
-    numbers = [int(match[2]) for match in found if match]
+    matches = [NUMBERED.fullmatch(_quantity(key)) for key in keys]
+    numbers = [int(match[2]) for match in matches if match]
     distinct = sorted(set(numbers))
     last = len(distinct) - 1
     if len(numbers) < len(keys) or last < 1:

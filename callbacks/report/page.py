@@ -95,7 +95,7 @@ def _summary(runs: Runs) -> str:
         rows.append(f"<th>{escape(name)}</th>{''.join(cells)}")
     notes = list(dict.fromkeys(column.note for column in columns.values() if column.note))
     if len(runs) > 1:
-        notes.append("The best figure of a column is marked.")
+        notes.append("The best value of a column is marked.")
     head = ["", *(column.heading for column in columns.values())]
     return section("Summary", " ".join(notes), table(head, rows, "many" if "target_accuracy" in columns else ""))
 
@@ -122,7 +122,7 @@ def _own_results(runs: Runs) -> Iterator[str]:
             drawn = {name: str(value) for name, value in of_runs.items() if str(value).startswith(PNG_START)}
             for name, png in drawn.items():
                 caption = " ".join(part for part in (label, f"({name})" if len(runs) > 1 else "") if part)
-                pictures.append(picture(png, caption or key, escape(caption)))
+                pictures.append(picture(png, caption or key, escape(caption), "wide"))
             if not drawn:
                 cells = "".join(f"<td>{_cell(value)}</td>" for value in of_runs.values())
                 rows.append(f"<th>{escape(label)}</th>{cells}")

@@ -56,9 +56,8 @@ def thinned(history: list[Record]) -> list[Record]:
     """
     if len(history) <= ROWS:
         return history
-    return [first | second for first, second in zip(history[:-1:2], history[1::2], strict=True)] + (
-        [history[-1]] if len(history) % 2 else []
-    )
+    pairs = [first | second for first, second in zip(history[:-1:2], history[1::2], strict=True)]
+    return pairs + history[2 * len(pairs) :]
 
 
 def describe(trainer: Trainer, pl_module: LightningModule) -> Record:

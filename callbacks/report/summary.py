@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ..shared.html import Record, Runs, number
-from ..shared.sections import Column, Value, sections
+from ..shared.sections import Column, Value, sections, sections_of
 
 
 def named_runs(records: Sequence[Record]) -> Runs:
@@ -20,7 +20,7 @@ def named_runs(records: Sequence[Record]) -> Runs:
 
 def summary(record: Record) -> dict[str, Value]:
     """The values of the summary table; absent ones are left out."""
-    return {key: value for section in sections() for key, value in section.values(record).items()}
+    return {key: value for section, results in sections_of(record) for key, value in section.values(results).items()}
 
 
 def shown_columns(runs: Runs) -> dict[str, Column]:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from ..shared.html import Record, Runs, listed
-from ..shared.sections import Contest, Value, sections
+from ..shared.sections import Column, Value, sections, sections_of
 from .summary import named_runs, shown_columns, summary
 
 
@@ -21,14 +21,16 @@ def verdict(records: Sequence[Record]) -> list[str]:
     sentences = [] if alone else _comparison(runs)
     for name, record in runs.items():
         subject = "" if alone else f"{name}: "
-        on_run = [sentence for section in sections() for sentence in section.sentences(record, alone)]
+        on_run = [
+            sentence for section, results in sections_of(record) for sentence in section.sentences(results, alone)
+        ]
         sentences += [subject + sentence for sentence in on_run + _shift_sentences(record)]
     return sentences
 
 
 def _shift_sentences(record: Record) -> list[str]:
     """What all sections say about the first shifted test set, then about the next."""
-    by_section = [section.shift_sentences(record) for section in sections()]
+    by_section = [section.shift_sentences(results) for section, results in sections_of(record)]
     names = dict.fromkeys(name for by_set in by_section for name in by_set)
     return [sentence for name in names for by_set in by_section for sentence in by_set.get(name, [])]
 
@@ -38,13 +40,13 @@ def _comparison(runs: Runs) -> list[str]:
     sentences = []
     for key, column in shown_columns(runs).items():
         entries = {label: of_run[key] for label, of_run in values.items() if key in of_run}
-        if column.contest and len(entries) > 1:
-            sentences.append(_decided(entries, column.larger_is_better is True, column.contest))
+        if column.wins and len(entries) > 1:
+            sentences.append(_decided(entries, column))
     return sentences + [sentence for section in sections() for sentence in section.comparison(runs)]
 
 
-def _decided(entries: Mapping[str, Value], larger: bool, contest: Contest) -> str:
-    order = sorted(entries, key=lambda name: entries[name].value, reverse=larger)
+def _decided(entries: Mapping[str, Value], column: Column) -> str:
+    order = sorted(entries, key=lambda name: entries[name].value, reverse=column.larger_is_better is True)
     best = entries[order[0]]
 
     def tied(name: str) -> bool:
@@ -53,11 +55,11 @@ def _decided(entries: Mapping[str, Value], larger: bool, contest: Contest) -> st
         return abs(other.value - best.value) <= (0 if math.isnan(spread) else 1.96 * spread)
 
     level = [name for name in order if tied(name)]
-    shown = {name: f"{format(entries[name].value, contest.digits)} ({name})" for name in order}
+    shown = {name: f"{column.in_words(entries[name].value)} ({name})" for name in order}
     if len(level) == len(order):
-        return f"{contest.subject}: a tie, {' and '.join(shown.values())}."
-    comma = "" if contest.wins.endswith("ECE") else ","
-    start = f"{order[0]} {contest.wins}{comma} {format(best.value, contest.digits)}"
+        return f"{column.subject or column.heading}: a tie, {' and '.join(shown.values())}."
+    comma = "" if column.wins.endswith("ECE") else ","
+    start = f"{order[0]} {column.wins}{comma} {column.in_words(best.value)}"
     if len(order) == 2:
         return f"{start} against {shown[order[1]]}."
     ties = f", tied with {listed([shown[name] for name in level[1:]])}" if len(level) > 1 else ""

@@ -12,38 +12,6 @@ def data_module(trainer: Trainer) -> LightningDataModule | None:
     return getattr(trainer, "datamodule", None)
 
 
-def labelled_batch(batch: Any) -> tuple[Tensor, Tensor]:
-    """Return x (B, …) and y (B,) of a batch ``(x, y)``.
-
-    Raises:
-        ValueError: It is something else.
-    """
-    if is_labelled(batch):
-        return batch[0], batch[1]
-    raise ValueError(f"expected a batch (x, y) with integer labels y of shape (B,), got {_describe(batch)}")
-
-
-def is_labelled(batch: Any) -> bool:
-    """Whether a batch is ``(x, y)`` with integer labels, one for each sample."""
-    if not isinstance(batch, tuple | list) or len(batch) < 2:
-        return False
-    x, y = batch[:2]
-    if not isinstance(x, Tensor) or not isinstance(y, Tensor) or x.ndim == 0:
-        return False
-    return y.shape == x.shape[:1] and not y.is_floating_point() and y.dtype != torch.bool
-
-
-def target_batch(batch: Any) -> tuple[Tensor, Tensor]:
-    """Return x (B, …) and y (B,) of a batch ``(x, y)`` of regression.
-
-    Raises:
-        ValueError: It is something else.
-    """
-    if has_targets(batch):
-        return batch[0], batch[1]
-    raise ValueError(f"expected a batch (x, y) with real numbers y of shape (B,), got {_describe(batch)}")
-
-
 def has_targets(batch: Any) -> bool:
     """Whether a batch is ``(x, y)`` with a real number, integer or not, for each sample."""
     if not isinstance(batch, tuple | list) or len(batch) < 2:
@@ -52,6 +20,25 @@ def has_targets(batch: Any) -> bool:
     if not isinstance(x, Tensor) or not isinstance(y, Tensor) or x.ndim == 0:
         return False
     return y.shape == x.shape[:1] and y.dtype != torch.bool and not y.is_complex()
+
+
+def is_labelled(batch: Any) -> bool:
+    """Whether a batch is ``(x, y)`` with integer labels, one for each sample."""
+    return has_targets(batch) and not batch[1].is_floating_point()
+
+
+def target_batch(batch: Any) -> tuple[Tensor, Tensor]:
+    """Return x (B, …) and y (B,) of a batch ``(x, y)`` of regression, or raise a ``ValueError``."""
+    if not has_targets(batch):
+        raise ValueError(f"expected a batch (x, y) with real numbers y of shape (B,), got {_describe(batch)}")
+    return batch[0], batch[1]
+
+
+def labelled_batch(batch: Any) -> tuple[Tensor, Tensor]:
+    """Return x (B, …) and y (B,) of a batch ``(x, y)`` of classification, or raise a ``ValueError``."""
+    if not is_labelled(batch):
+        raise ValueError(f"expected a batch (x, y) with integer labels y of shape (B,), got {_describe(batch)}")
+    return batch[0], batch[1]
 
 
 def batch_inputs(batch: Any) -> Tensor:
@@ -71,11 +58,7 @@ def _describe(value: Any) -> str:
 
 
 def batch_logits(trainer: Trainer, pl_module: LightningModule, outputs: Any, x: Tensor) -> Tensor:
-    """Logits (B, K) on the CPU: those that the step returned in a dict as "logits", else of the forward.
-
-    Raises:
-        ValueError: They have another shape.
-    """
+    """Logits (B, K) on the CPU: those that the step returned in a dict as "logits", else of the forward."""
     logits = outputs.get("logits") if isinstance(outputs, dict) else None
     if logits is None:
         with trainer.precision_plugin.forward_context():
@@ -95,15 +78,7 @@ def to_table(values: Tensor) -> Tensor:
 
 
 def check_logits(logits: Tensor, of: str) -> None:
-    """Refuse logits that are none.
-
-    Args:
-        logits: (N, K) of a whole set.
-        of: Which set, for the message.
-
-    Raises:
-        ValueError: There is no row, a row is not finite, or all rows are probabilities.
-    """
+    """Raise a ``ValueError`` if the logits (N, K) of a whole set are empty, not finite, or probabilities."""
     if len(logits) == 0:
         raise ValueError(f"no samples in {of}")
     if broken := int((~logits.isfinite().all(dim=1)).sum()):
@@ -115,7 +90,7 @@ def check_logits(logits: Tensor, of: str) -> None:
 def fingerprints(x: Tensor, values: int = 4096) -> Tensor:
     """One number per sample, (B, …) to (B,) int64: equal for equal inputs, whatever batch they are in.
 
-    Made of at most so many values of a sample, evenly spread, in integer arithmetic, which has no rounding.
+    It is made of at most ``values`` values of a sample, evenly spread, in integer arithmetic, which has no rounding.
     """
     flat = x.detach().flatten(1) if x.ndim > 1 else x.detach()[:, None]
     flat = flat[:, :: max(1, -(-flat.shape[1] // values))].float() + 0.0  # no negative zero

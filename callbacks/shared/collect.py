@@ -1,6 +1,6 @@
 """Per-sample values of whole data sets, the same on every process: each sample once, in the data set's order.
 
-Lightning's distributed sampler repeats samples to give every process as many, and figures like the AUROC are no
+Lightning's distributed sampler repeats samples to give every process as many, and metrics like the AUROC are no
 means over processes. So each row carries the key of its sample, rows are gathered, and of equal keys one is kept.
 """
 
@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from .samplers import _drawn_batches
+from .samplers import drawn_batches
 
 Table = dict[str, Tensor]
 
@@ -35,7 +35,7 @@ class Collector:
         self.of = of
         self._batches: list[Table] = []
         self._rows = 0
-        self._drawn = _drawn_batches(loader, of) if trainer.world_size > 1 else None
+        self._drawn = drawn_batches(loader, of) if trainer.world_size > 1 else None
 
     def add(self, batch_idx: int, columns: Table) -> None:
         """Add a batch: columns (B, …), the same names each time."""
@@ -58,12 +58,10 @@ class Collector:
 
     def gather(self) -> Table:
         """All rows of all processes, each sample once, in the order of the data set. A collective."""
-        table = {name: torch.cat([batch[name] for batch in self._batches]) for name in self._names()}
+        names = self._batches[0] if self._batches else ()
+        table = {name: torch.cat([batch[name] for batch in self._batches]) for name in names}
         self._batches = []
         return gather_rows(self.trainer, table)
-
-    def _names(self) -> list[str]:
-        return list(self._batches[0]) if self._batches else []
 
 
 def gather_rows(trainer: Trainer, table: Table) -> Table:

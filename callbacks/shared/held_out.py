@@ -1,6 +1,6 @@
 """Runs validation or training data through a module during ``trainer.test``, in order and without augmentation.
 
-For what is fitted before it is judged: the temperature, the feature-based scores.
+Something is fitted on them before the module is judged: a temperature, a recalibration, scores of features.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,17 +12,14 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
-from torch.utils.data import (
-    DataLoader,
-    IterableDataset,
-)
+from torch.utils.data import DataLoader, IterableDataset
 
 from .batches import data_module, is_labelled, labelled_batch
 from .collect import Table, gather_rows
-from .samplers import _batch_size, _over, _probe, drawable, flatten_loaders, origin
+from .samplers import batch_size_of, drawable, flatten_loaders, loader_of_one, loader_over, origin
 
 Stage = Literal["train", "val"]
-MOST_COMMON = 0.1  # share of the calibration inputs that may be test inputs too
+MOST_COMMON = 0.1  # largest share of the calibration inputs that may be test inputs too
 
 
 class HeldOut:
@@ -90,7 +87,7 @@ def first_loader(loaders: Any, accepts: Callable[[Any], bool] = is_labelled) -> 
     if isinstance(loaders, dict):
         loaders = loaders.get("labelled", loaders.get("source", loaders))
     for loader in flatten_loaders(loaders):
-        if isinstance(loader, DataLoader) and accepts(next(iter(_probe(loader)), None)):
+        if isinstance(loader, DataLoader) and accepts(next(iter(loader_of_one(loader)), None)):
             return loader
     return None
 
@@ -133,7 +130,7 @@ def run_through(
         batches = islice(batches, limit) if isinstance(limit, int) else batches
     else:
         groups = _groups(trainer, loader, limit, max_samples)
-        batches = zip(range(rank, len(groups), world), _over(loader, groups[rank::world]), strict=True)
+        batches = zip(range(rank, len(groups), world), loader_over(loader, groups[rank::world]), strict=True)
     parts: list[Table] = []
     rows = 0
     for number, batch in batches:
@@ -158,16 +155,13 @@ def _to_device(trainer: Trainer, pl_module: LightningModule, batch: Any, dataloa
 
 
 def refuse_same_data(calibration: DataLoader, test: Any, what: str, of: str = "the test set") -> None:
-    """Refuse calibration data that are drawn from the samples of the test loader.
+    """Raise a ``ValueError`` if a sample can be drawn by the loaders of calibration and test data.
 
     Args:
         calibration: Loader of the data on which something is fitted.
         test: Loader of the test set; nothing is refused where it is no ``DataLoader``.
         what: What is fitted, for the message.
         of: What the test loader holds, for the message.
-
-    Raises:
-        ValueError: A sample is in both.
     """
     if not isinstance(test, DataLoader):
         return
@@ -181,23 +175,20 @@ def refuse_same_data(calibration: DataLoader, test: Any, what: str, of: str = "t
 
 
 def refuse_same_samples(calibration: Tensor, test: Tensor, what: str, inputs: str = "test inputs") -> None:
-    """Refuse calibration data of which more than 10 % are test data, and warn of fewer.
+    """Raise a ``ValueError`` if more than 10 % of the calibration data are test data, and warn of fewer.
 
     Args:
         calibration: (N,) fingerprints.
         test: (M,) fingerprints.
         what: What is fitted, for the message.
         inputs: What the test inputs are, for the message.
-
-    Raises:
-        ValueError: More than 10 % are.
     """
-    known = int(torch.isin(calibration, test).sum())
-    found = f"{known} of {len(calibration)} calibration inputs are also {inputs}"
-    if known > MOST_COMMON * len(calibration):
-        raise ValueError(f"{found}, more than {MOST_COMMON:.0%}: {what} must be fitted on data held out from testing")
-    if known:
-        rank_zero_warn(f"{found}: {what} is fitted on data that are not all held out from testing")
+    common = int(torch.isin(calibration, test).sum())
+    text = f"{common} of {len(calibration)} calibration inputs are also {inputs}"
+    if common > MOST_COMMON * len(calibration):
+        raise ValueError(f"{text}, more than {MOST_COMMON:.0%}: {what} must be fitted on data held out from testing")
+    if common:
+        rank_zero_warn(f"{text}: {what} is fitted on data that are not all held out from testing")
 
 
 def _groups(trainer: Trainer, loader: DataLoader, limit: int | float, max_samples: int | None) -> list[list[int]]:
@@ -207,7 +198,7 @@ def _groups(trainer: Trainer, loader: DataLoader, limit: int | float, max_sample
         everywhere: list[list[int]] = [[] for _ in range(trainer.world_size)]
         torch.distributed.all_gather_object(everywhere, indices)
         indices = sorted(set().union(*everywhere))
-    size = _batch_size(loader)
+    size = batch_size_of(loader)
     wanted = limit * size if isinstance(limit, int) else int(limit * len(indices))
     wanted = min(wanted, len(indices), max_samples or len(indices))
     chosen = [indices[row * len(indices) // wanted] for row in range(wanted)]

@@ -34,20 +34,15 @@ def flatten_loaders(loaders: Any) -> list[Any]:
 
 
 def loader_names(trainer: Trainer, attribute: str, given: Sequence[str] | None) -> list[str] | None:
-    """Names of validation or test loaders.
+    """The given names of validation or test loaders, or else those of the data module.
 
     Args:
         trainer: Whose data module may name them.
-        attribute: Where it does: "val_sets" or "test_sets".
+        attribute: Where it does: "val_sets" or "test_sets". What is no list of names there counts as none.
         given: Names that are used instead.
-
-    Returns:
-        None where nobody names them: the attribute of a foreign data module may hold something else than names.
     """
     names = given or getattr(data_module(trainer), attribute, None)
-    are_names = (
-        isinstance(names, Sequence) and not isinstance(names, str) and all(isinstance(name, str) for name in names)
-    )
+    are_names = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
     return list(names) if names and are_names else None
 
 
@@ -74,7 +69,7 @@ def named_loaders(
     return names, loaders
 
 
-def _drawn_batches(loader: Any, of: str) -> list[list[int] | int]:
+def drawn_batches(loader: Any, of: str) -> list[list[int] | int]:
     """What this process's sampler draws, batch by batch: indices of samples, or of whole batches."""
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         raise ValueError(
@@ -140,7 +135,8 @@ def origin(loader: DataLoader) -> tuple[Any, set[int]]:
     return dataset, set(indices)
 
 
-def _batch_size(loader: DataLoader) -> int:
+def batch_size_of(loader: DataLoader) -> int:
+    """Samples in a batch; 1 where each index is a whole batch, 64 where nobody knows."""
     for part in (loader, loader.batch_sampler, loader.sampler):
         if size := getattr(part, "batch_size", None):
             return int(size)
@@ -152,7 +148,7 @@ def _draws_batches(loader: DataLoader) -> bool:
     return loader.batch_sampler is None and not isinstance(loader.sampler, BatchSampler)
 
 
-def _over(loader: DataLoader, groups: list[list[int]]) -> DataLoader:
+def loader_over(loader: DataLoader, groups: list[list[int]]) -> DataLoader:
     """A loader of the same data set over given batches, in order."""
     # a generator of its own: iterating must not move the global random state that a module's test step may use
     common: dict[str, Any] = {
@@ -167,11 +163,11 @@ def _over(loader: DataLoader, groups: list[list[int]]) -> DataLoader:
     return DataLoader(loader.dataset, batch_size=None, sampler=sampler, **common)
 
 
-def _probe(loader: DataLoader) -> DataLoader:
+def loader_of_one(loader: DataLoader) -> DataLoader:
     """A loader that gives one batch, of one sample where it can."""
     if isinstance(loader.dataset, IterableDataset):
         return loader
     first = [[index] for index in drawable(loader)[:1]]
-    probe = _over(loader, first)
+    probe = loader_over(loader, first)
     probe.num_workers = 0
     return probe

@@ -35,36 +35,30 @@ class Value(NamedTuple):
     remark: str = ""
 
 
-class Contest(NamedTuple):
-    """How runs are compared by a metric in words.
-
-    Attributes:
-        wins: What the best run does, as in "is more accurate".
-        subject: The metric, as the start of a sentence about a tie.
-        digits: Format of its values.
-    """
-
-    wins: str
-    subject: str
-    digits: str
-
-
 class Column(NamedTuple):
-    """A column of the summary table.
+    """A column of the summary table, and how runs are compared by it in words.
 
     Attributes:
         heading: Its title.
         larger_is_better: None where neither direction is.
         digits: Decimals; None for four significant digits, for metrics in the units of the data.
-        contest: How runs are compared by it in words, if they are.
+        wins: What the best run does, as in "is more accurate"; empty if there is no sentence about it.
+        subject: The metric at the start of a sentence about a tie; the heading by default.
+        percent: Whether sentences give percentages.
         note: Explanation in HTML above the table. Columns may share one, which is then shown once.
     """
 
     heading: str
     larger_is_better: bool | None
     digits: int | None = 3
-    contest: Contest | None = None
+    wins: str = ""
+    subject: str = ""
+    percent: bool = False
     note: str = ""
+
+    def in_words(self, value: float) -> str:
+        """A value as sentences give it."""
+        return format(value, ".1%" if self.percent else "#.4g" if self.digits is None else f".{self.digits}f")
 
 
 class Section(NamedTuple):
@@ -75,10 +69,10 @@ class Section(NamedTuple):
         keys: Parts of the record that the section is about: the ``report_key`` of callbacks.
         html: From runs and the figures of the page to a section; empty where no run has anything.
         columns: Of the summary table, by name.
-        values: A record's values in these columns; absent ones are left out.
-        sentences: On one run. The second argument says whether it is the only one.
-        shift_sentences: On one run and each of its shifted test sets, by the name of the set.
-        comparison: Sentences on several runs, beside the contests of the columns.
+        values: From the results under the first of the keys to values in these columns; absent ones are left out.
+        sentences: From these results, and whether there is only one run, to sentences on it.
+        shift_sentences: From these results to sentences on each shifted test set, by the name of the set.
+        comparison: Sentences on several runs, beside those by column.
         text_rows: A table for the terminal, heading first; empty for none.
     """
 
@@ -86,9 +80,9 @@ class Section(NamedTuple):
     keys: tuple[str, ...]
     html: Callable[[Runs, Figures], str]
     columns: Mapping[str, Column] = {}
-    values: Callable[[Record], dict[str, Value]] = lambda record: {}
-    sentences: Callable[[Record, bool], list[str]] = lambda record, alone: []
-    shift_sentences: Callable[[Record], dict[str, list[str]]] = lambda record: {}
+    values: Callable[[Any], dict[str, Value]] = lambda results: {}
+    sentences: Callable[[Any, bool], list[str]] = lambda results, alone: []
+    shift_sentences: Callable[[Any], dict[str, list[str]]] = lambda results: {}
     comparison: Callable[[Runs], list[str]] = lambda runs: []
     text_rows: Callable[[Runs], list[list[str]]] = lambda runs: []
 
@@ -110,3 +104,8 @@ def add_section(section: Section) -> None:
 def sections() -> list[Section]:
     """All sections in the order of the page."""
     return sorted(_sections, key=lambda section: section.order)
+
+
+def sections_of(record: Record) -> list[tuple[Section, Any]]:
+    """The sections for which a record has results, and these results."""
+    return [(section, record[section.keys[0]]) for section in sections() if record.get(section.keys[0])]

@@ -1,7 +1,7 @@
-"""Figures of evaluation results: reliability, OOD detection and learning curves.
+"""Style of all figures: colours, panels, axes, legends.
 
-They take the ``results`` of `CalibrationEvaluation` and `OODEvaluation`, use matplotlib's object interface
-only (no global state), and draw text and axes in `INK`, which the report replaces by the page's text colour.
+Figures use matplotlib's object interface only (no global state), and have text and axes in `INK`, which the report
+replaces by the page's text colour.
 """
 
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ def panels(rows: int, columns: int, height: float, top: float = 0.34, **layout: 
 
 
 def tidy(*all_axes: Axes) -> None:
-    """The house's look: thin axes on two sides, a faint grid, text in `INK`."""
+    """Apply the common look: thin axes on two sides, a faint grid, text in `INK`."""
     for axes in all_axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set_color(INK)

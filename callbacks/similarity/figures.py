@@ -1,4 +1,4 @@
-"""The picture of `SimilarityMatrices`."""
+"""The figure of `SimilarityMatrices`, and its matrices as small pictures."""
 
 import math
 from collections.abc import Mapping
@@ -16,13 +16,13 @@ SCALE = colormaps["RdBu_r"].resampled(65)  # from -1 to 1, white is 0; few level
 
 
 def similarity_figure(results: Mapping[str, Any]) -> Figure:
-    """The target's similarity matrix and that of each block, side by side, on one scale from -1 to 1.
+    """Draw the target's similarity matrix and that of each block, side by side, on one scale from -1 to 1.
 
-    Below a block's name stands its mean squared difference from the target (MSE), below the target's what it would be
-    for features without any correlation.
+    Below a block's name stands the mean squared difference (MSE) of its matrix from the target; below "target" that of
+    features without any correlation.
 
     Args:
-        results: Of `SimilarityMatrices`.
+        results: ``results`` of `SimilarityMatrices`.
     """
     panels = [(f"target\nuncorrelated {results['uncorrelated']:.3f}", results["target"])]
     panels += [(f"{name}\nMSE {block['difference']:.3f}", block["matrix"]) for name, block in results["blocks"].items()]
@@ -51,7 +51,7 @@ def similarity_figure(results: Mapping[str, Any]) -> Figure:
 
 
 def similarity_png(matrix: np.ndarray) -> bytes:
-    """A matrix as a picture, an entry a pixel, with the scale of `similarity_figure`.
+    """Encode a matrix as a picture with one pixel for each entry, in the colours of `similarity_figure`.
 
     Args:
         matrix: (n, m) with values in [-1, 1]; NaN becomes white, like 0.

@@ -29,7 +29,7 @@ from benchmarks.disentanglement.tables import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
-SWEEPS = sorted(ROOT.glob("zoo/disentanglement/sweep_*.yaml"))
+SWEEPS = sorted(ROOT.glob("zoo/disentanglement/configurations/sweep_*.yaml"))
 STUDY = {  # section 2.3 of the sheet
     "BetaVAE": {"model.beta": [1, 2, 4, 6, 8, 16]},
     "AnnealedVAE": {"model.max_capacity": [5, 10, 25, 50, 75, 100]},

@@ -1,5 +1,7 @@
 """What every module of the zoo passes; a new paper is covered by one file in ``conf/``.
 
+The tests on precision and on several processes stand in the files beside this one.
+
 Besides ``model`` and ``data``, in the command line's form, a file has ``contract:``, where special cases belong:
 
 * ``noise`` (required): whether a training step draws random numbers of its own, which two processes must not share;
@@ -8,8 +10,10 @@ Besides ``model`` and ``data``, in the command line's form, a file has ``contrac
 * ``teacher`` (none): a module that is trained first and saved where ``model`` has its ``teacher``;
 * ``joint_batch`` (required): ``equal`` if a step of two processes with batches of n is that of one with 2 n, otherwise
   why it is not; the module's docstring says either;
-* ``of_batches`` (none): validation figures that are means over batches, not over samples, so that they change with the
+* ``of_batches`` (none): validation metrics that are means over batches, not over samples, so that they change with the
   number of processes;
+* ``resembles`` (none): another configuration of the same method, which stands for this one in the slow tests;
+  ``make test-long`` runs both;
 * ``half_precision`` (0.05): how far a short run in bf16-mixed or 16-mixed may end from float32, as a share of the loss;
 * ``lost_steps`` (0): the most steps that 16-mixed leaves out at the start, until the scale of the loss has come down.
 
@@ -19,24 +23,15 @@ those with neither are images in [-1, 1] whose labels no module may look at.
 
 import copy
 import json
-import math
-import statistics
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch._inductor.config
 import yaml
-from contract_runs import CONFS, QUIET, build, differences, fit
+from contract_runs import QUIET, build, build_from_command_line, differences, fit, fitted
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.plugins import MixedPrecision
-from lightning.pytorch.utilities.combined_loader import CombinedLoader
-from teachers import save_teacher
-from torch.amp import GradScaler
-from torch.utils.data import DataLoader, Dataset, Subset
 
 import train
 from callbacks import (
@@ -50,25 +45,6 @@ from callbacks import (
     SimilarityMatrices,
 )
 from zoo.command_line.trained import FROM_DATA
-
-LOSE_STEPS = {each["model"]["class_path"] for each in CONFS.values() if "lost_steps" in each["contract"]}
-LONG = [pytest.mark.long, pytest.mark.timeout(900)]  # compilers are slow, and the machine may be busy
-
-
-@pytest.fixture(params=CONFS, autouse=True)
-def conf(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    monkeypatch.chdir(tmp_path)
-    found = copy.deepcopy(CONFS[request.param])
-    if "teacher" in found["contract"]:
-        save_teacher(found["model"]["init_args"]["teacher"], found["contract"]["teacher"], found["data"])
-    return found
-
-
-def fitted(conf: dict[str, Any]) -> tuple[Any, Any]:
-    """After a step: a regressor takes its support from the training labels."""
-    model, data = build(conf)
-    fit(model, data, [], limit_train_batches=1)
-    return model, data
 
 
 def inputs(data: Any, count: int = 8) -> torch.Tensor:
@@ -181,66 +157,9 @@ def losses_of_a_run(conf: dict[str, Any], steps: int, **arguments: Any) -> tuple
     return losses.values, model
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", pytest.param("16-mixed", marks=LONG)])
-def test_twenty_steps_in_half_precision_end_near_those_in_float32(conf, precision):
-    # For "16-mixed" on a CPU Lightning quietly takes bfloat16. The scale is one that loses no step: see below.
-    half = MixedPrecision("16-mixed", "cpu", scaler := GradScaler("cpu", init_scale=16.0))
-    arguments = {"plugins": [half]} if precision == "16-mixed" else {"precision": precision}
-    expected, _ = losses_of_a_run(conf, 20)
-    found, model = losses_of_a_run(conf, 20, **arguments)
-    assert all(value.isfinite().all() and value.dtype == torch.float32 for value in model.parameters())
-    expected, found = statistics.fmean(expected[-4:]), statistics.fmean(found[-4:])
-    assert abs(found - expected) <= conf["contract"].get("half_precision", 0.05) * max(abs(expected), 1)
-    assert found != expected, "it ran in float32"
-    assert scaler.get_scale() == 16
-
-
-@pytest.mark.long
-def test_float16_finds_its_scale_within_the_steps_that_the_table_says(conf):
-    half = MixedPrecision("16-mixed", "cpu", scaler := GradScaler("cpu"))
-    before = scaler.get_scale()
-    losses_of_a_run(conf, 16, plugins=[half])
-    lost, stated = math.log2(before / scaler.get_scale()), conf["contract"].get("lost_steps", 0)
-    assert lost <= stated, "more steps are lost"
-    assert (lost > 0) == (stated > 0), "no step is lost any more"
-    assert ("16-mixed" in (type(build(conf)[0]).__doc__ or "")) == (conf["model"]["class_path"] in LOSE_STEPS)
-
-
-@pytest.fixture
-def _deterministic_for_a_moment():
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.mark.usefixtures("_deterministic_for_a_moment")
-def test_deterministic_algorithms_are_all_that_is_needed_for_equal_runs(conf):
-    runs = [losses_of_a_run(conf, 3, deterministic=True) for _ in range(2)]
-    assert runs[0][0] == runs[1][0]
-    assert differences(runs[0][1].state_dict(), runs[1][1].state_dict()) == []
-
-
-@pytest.mark.parametrize("backend", [pytest.param(name, marks=LONG) for name in ("aot_eager", "inductor")])
-def test_a_compiled_module_learns_as_the_plain_one_does(conf, backend):
-    expected, _ = losses_of_a_run(conf, 4)
-    seed_everything(0, verbose=False)
-    model, data = build(conf)
-    losses, counters = Losses(), torch._dynamo.utils.counters
-    torch._dynamo.reset()
-    counters.clear()
-    compiled = torch.compile(model, backend=backend)
-    with torch._inductor.config.patch(fallback_random=True):  # else inductor draws other numbers than torch does
-        trainer = fit(compiled, data, [losses], max_epochs=4, max_steps=4, limit_val_batches=1)
-    assert trainer.callback_metrics["val/loss"].isfinite()
-    assert counters["frames"]["ok"] > 0, "nothing was compiled"
-    assert losses.values == pytest.approx(expected, rel=1e-3, abs=1e-3)
-
-
 @pytest.mark.parametrize("origin", ["command line", "Python"])
 def test_a_checkpoint_gives_the_same_module_back(conf, origin, tmp_path):
-    model, data = build(conf)
-    if origin == "Python":
-        given = {key: value for key, value in model.hparams.items() if not key.startswith("_")}
-        model = type(model)(**given)
+    model, data = build_from_command_line(conf) if origin == "command line" else build(conf)
     path = tmp_path / "saved.ckpt"
     fit(model, data, [], limit_train_batches=2).save_checkpoint(path)
     arguments = torch.load(path, weights_only=True)["hyper_parameters"]
@@ -271,119 +190,6 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(conf, tmp_path):
     run(tmp_path / "resumed", tmp_path / "whole" / "epoch=0.ckpt")
     whole, resumed = (saved_state(tmp_path / name / "epoch=1.ckpt") for name in ("whole", "resumed"))
     assert differences(whole, resumed) == []
-
-
-class Compare(Callback):
-    """Gathers what two processes computed, and lets rank 0 write it down for the test."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.losses: list[torch.Tensor] = []
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, *_: Any) -> None:
-        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
-        self.losses.append(torch.as_tensor(loss).detach().double())
-
-    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        optimizers = [value for each in trainer.optimizers for state in each.state.values() for value in state.values()]
-        state = [*pl_module.state_dict().values(), *(value for value in optimizers if isinstance(value, torch.Tensor))]
-        gathered = {
-            "state": trainer.strategy.all_gather(torch.cat([value.detach().flatten().double() for value in state])),
-            "losses": trainer.strategy.all_gather(torch.stack(self.losses)),
-        }
-        if trainer.is_global_zero:
-            torch.save(gathered, self.folder / "gathered.pt")
-
-
-@pytest.mark.parametrize("batches", ["different", "same"])
-def test_two_processes_agree_on_weights_buffers_and_optimiser_and_draw_noise_of_their_own(conf, batches, tmp_path):
-    model, data = build(conf)
-    fit(
-        model,
-        data,
-        [Compare(tmp_path)],
-        strategy=conf["contract"].get("strategy", "ddp_fork"),
-        devices=2,
-        use_distributed_sampler=batches == "different",
-    )
-    gathered = torch.load(tmp_path / "gathered.pt")
-    assert torch.equal(*gathered["state"])
-    first, second = gathered["losses"]
-    if batches == "same" and not conf["contract"]["noise"]:
-        assert torch.equal(first, second)  # so that the line below proves something of the others
-    else:
-        assert (first != second).all()
-
-
-class Parts(Dataset):
-    """Steps of two batches; each process takes its own, a single one both of them joined."""
-
-    def __init__(self, batches: list[Any]) -> None:
-        self.steps = list(zip(batches[::2], batches[1::2], strict=True))
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __getitem__(self, index: int) -> Any:
-        if torch.distributed.is_initialized():
-            return self.steps[index][torch.distributed.get_rank()]
-        return joined(*self.steps[index])
-
-
-def joined(one: Any, other: Any) -> Any:
-    if isinstance(one, dict):
-        return {key: joined(one[key], other[key]) for key in one}
-    if isinstance(one, list | tuple):
-        return tuple(joined(*pair) for pair in zip(one, other, strict=True))
-    return torch.cat([one, other])
-
-
-def test_two_processes_step_like_one_with_both_batches_where_the_docstring_says_so(conf):
-    def trained(devices: int) -> torch.Tensor:
-        seed_everything(0, verbose=False)
-        model, data = build(conf)
-        loaders = data.train_dataloader()
-        batches = [batch for batch, _, _ in islice(CombinedLoader(loaders, "max_size_cycle"), 6)]
-        steps = DataLoader(Parts([data.on_after_batch_transfer(batch, 0) for batch in batches]), batch_size=None)
-        data.train_dataloader, data.on_after_batch_transfer = lambda: steps, lambda batch, dataloader_idx: batch
-        # Adam would make as large a step of a gradient that is nothing but rounding.
-        model.configure_optimizers = lambda: torch.optim.SGD(model.parameters(), 1e-5)
-        strategy = conf["contract"].get("strategy", "ddp_fork") if devices > 1 else "auto"
-        arguments = {"devices": devices, "strategy": strategy, "use_distributed_sampler": False}
-        seed_everything(0, verbose=False)
-        model.double()
-        before = torch.cat([value.detach().flatten() for value in model.parameters()])
-        fit(model, data, [], precision="64-true", limit_train_batches=3, **arguments)
-        return torch.cat([value.detach().flatten() for value in model.parameters()]) - before
-
-    assert "2 n" in (type(build(conf)[0]).__doc__ or "")
-    together, apart = trained(1), trained(2)
-    distance = (together - apart).abs().max() / together.abs().max()
-    assert (distance < 1e-9) == (conf["contract"]["joint_batch"] == "equal"), distance
-
-
-@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=LONG)])
-def test_each_validation_sample_counts_once_on_any_number_of_processes(conf, processes):
-    model, data = fitted(conf)
-    loaders = data.val_dataloader()
-    first = loaders[0] if isinstance(loaders, list) else loaders
-    # 17 in batches of 8: the last batch of the second of two processes is one repetition
-    shorter = DataLoader(Subset(first.dataset, range(17)), 8, collate_fn=first.collate_fn)
-    data.val_dataloader = lambda: shorter
-
-    def figures(devices: int) -> dict[str, float]:
-        strategy = conf["contract"].get("strategy", "ddp_fork") if devices > 1 else "auto"
-        trainer = Trainer(**QUIET, devices=devices, strategy=strategy)
-        return trainer.validate(model, datamodule=data, verbose=False)[0]
-
-    alone, shared = figures(1), figures(processes)
-    assert alone.keys() == shared.keys()
-    of_batches = {f"val/{name}" for name in conf["contract"].get("of_batches", [])}
-    assert of_batches < alone.keys()
-    for name in alone.keys() - of_batches:
-        assert shared[name] == pytest.approx(alone[name], rel=1e-5), name
-    if "val/acc" in alone:
-        assert shared["val/acc"] == alone["val/acc"]
 
 
 def test_the_forward_of_an_input_ignores_the_rest_of_its_batch(conf):

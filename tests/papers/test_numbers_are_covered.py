@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FURTHER = {
-    "jem": ["sgld", "ReplayMemory", "learning_rate_factor", "diverged", "Rungs", "class_moments", "uniform_start"],
+    "jem": ["sgld", "ReplayMemory", "learning_rate_factor", "diverged", "Escalation", "class_moments", "uniform_start"],
     "classifier": ["warmup_cosine"],
     "local_error": ["ChannelDeviation", "FeedbackLinear", "average_pooling", "AveragePooling", "pooling"],
     "histogram_loss": ["PiecewiseUniform"],
@@ -55,5 +55,5 @@ def driven(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("paper", PAPERS)
 def test_hypothesis_drives_every_public_function(paper):
-    paths = [path for path in (ROOT / "tests/papers").rglob("*_numbers.py") if f"zoo.{paper}" in path.read_text()]
+    paths = [path for path in (ROOT / "tests/papers").rglob("test_*.py") if f"zoo.{paper}" in path.read_text()]
     assert public(paper) - set().union(*map(driven, paths)) == set()

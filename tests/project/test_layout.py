@@ -23,14 +23,14 @@ SHARED = ("command_line", "shared")
 PAPERS = sorted(
     path.name for path in (ROOT / "zoo").iterdir() if (path / "__init__.py").exists() and path.name not in SHARED
 )
-SHIPPED = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("zoo/*/*.yaml"))
+SHIPPED = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("zoo/**/*.yaml"))
 CONFIGS = [path for path in SHIPPED if not Path(path).name.startswith("sweep")]  # those are for `wandb sweep`
 CONFS = {path: yaml.safe_load(path.read_text()) for path in sorted(ROOT.glob("tests/contract/conf/*.yaml"))}
 # `tests` and `benchmarks` know all packages; the rest is what a project needs around them
 TOP_LEVEL = {
     *PACKAGES,
     *("tests", "benchmarks", "train.py", "pyproject.toml", "README.md", "LICENSE", "CITATION.cff"),
-    *("CHANGELOG.md", "Makefile", ".ci", ".gitignore"),
+    *("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs", "Makefile", ".ci", ".gitignore"),
 }
 
 
@@ -105,7 +105,7 @@ class TestPaper:
     def test_it_has_all_its_files(self, paper):
         folder = ROOT / "zoo" / paper
         assert {"__init__.py", "loss.py", "module.py", "recipe.yaml"} <= {path.name for path in folder.iterdir()}
-        assert list(folder.glob("paper_*.yaml"))
+        assert list(folder.rglob("paper_*.yaml"))
         assert (ROOT / "tests" / "papers" / paper / f"test_{paper}.py").exists()
 
     def test_its_losses_are_documented_pure_functions(self, paper):

@@ -1,10 +1,22 @@
 """A classifier of two domains and data for tests of the callbacks of domain adaptation."""
 
 import torch
-from evaluation_toys import QUIET, ToyClassifier, labelled
-from lightning.pytorch import LightningDataModule, Trainer
+from evaluation_toys import ToyClassifier, labelled, trainer_of
+from lightning.pytorch import LightningDataModule
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+NAMES = {
+    "validator/source_accuracy",
+    "validator/accuracy_and_information",
+    "validator/information_maximisation",
+    "validator/entropy",
+    "validator/diversity",
+    "validator/snd",
+    "validator/dev",
+    "validator/dev_max_weight",
+}
+ORACLE = {"oracle/val_acc", "oracle/val_nll"}
 
 
 class Restless(Dataset):
@@ -19,6 +31,19 @@ class Restless(Dataset):
     def __getitem__(self, index):
         x, y = self.data[index]
         return x + torch.rand(()) * 0, y
+
+
+class Stream(IterableDataset):
+    """Remembers how far it was read."""
+
+    def __init__(self, data):
+        self.data = data
+        self.position = 0
+
+    def __iter__(self):
+        for _ in range(len(self.data)):
+            yield self.data[self.position % len(self.data)]
+            self.position += 1
 
 
 class Pair(LightningDataModule):
@@ -85,14 +110,14 @@ class Adapting(ToyClassifier):
         return torch.optim.SGD(self.parameters(), self.lr)
 
 
-def trainer_of(*callbacks, **options):
-    return Trainer(accelerator="cpu", **{"devices": 1, **QUIET, **options}, callbacks=list(callbacks))
-
-
 def fit(callbacks, module=None, data=None, ckpt_path=None, **options):
     trainer = trainer_of(*callbacks, **{"max_epochs": 1, **options})
     trainer.fit(module or Adapting(), data or Pair(), ckpt_path=ckpt_path)
     return trainer
+
+
+def numbers(trainer, prefixes=("validator/", "oracle/")):
+    return {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith(prefixes)}
 
 
 def points(samples, seed, shift=0.0):

@@ -46,6 +46,13 @@ class ToyClassifier(Foreign):
         return {"logits": self(batch[0])}
 
 
+class Blocks(Foreign):
+    """Two blocks: the inputs, and what `Foreign` makes of them."""
+
+    def block_features(self, x):
+        return [x, self.body(x).relu()]
+
+
 def labelled(samples, seed, shift=0):
     """Integer inputs as bytes, and labels that are mostly what `Foreign` predicts."""
     x = integers(0, 7, (samples, INPUTS), seed)
@@ -101,6 +108,10 @@ class Dump(Callback):
         found = [callback.results for callback in trainer.callbacks if hasattr(callback, "results")]
         metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
         (self.folder / f"{trainer.global_rank}.json").write_text(json.dumps([found, metrics], sort_keys=True))
+
+
+def trainer_of(*callbacks, **options):
+    return Trainer(accelerator="cpu", **{"devices": 1, **QUIET, **options}, callbacks=list(callbacks))
 
 
 def run_test(callbacks, module=None, data=None, **options):

@@ -1,5 +1,6 @@
-"""What a checkpoint says of the module and the data that it was trained on."""
+"""What the command line keeps in a checkpoint, and what a checkpoint says of the module that it holds and its data."""
 
+import functools
 import importlib
 import json
 import re
@@ -8,51 +9,61 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import SaveConfigCallback
+
 from ..shared import checkpoints
-from .messages import parameters
+from ..shared.private_names import CLASS_PATH, INSTANTIATOR
 
 FROM_DATA = ("num_classes", "image_shape", "num_features")  # the module's arguments that the data decide
 
 
-CONFIG_KEY = "command_line_config"  # where a checkpoint keeps the configuration that it was trained with
+class SaveConfig(SaveConfigCallback):
+    """Puts the configuration into every logger, into a file in each logger's own folder, and every checkpoint."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Log and write it; never into a folder shared by runs, where a user's own file may have this name."""
+        for logger in trainer.loggers:
+            logger.log_hyperparams({"config": self._as_dict})
+            if logger.log_dir:
+                Path(logger.log_dir).mkdir(parents=True, exist_ok=True)
+                text = self.parser.dump(self.config, skip_none=False)
+                Path(logger.log_dir, self.config_filename).write_text(text, encoding="utf-8")
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep it in the checkpoint, with the number of the checkpoint's format."""
+        checkpoint[checkpoints.FORMAT_KEY] = checkpoints.FORMAT
+        checkpoint[checkpoints.CONFIG_KEY] = self._as_dict
+
+    @functools.cached_property
+    def _as_dict(self) -> dict[str, Any]:
+        return json.loads(self.parser.dump(self.config, skip_none=False, format="json"))
 
 
 def read_checkpoint(path: str | None) -> dict[str, Any]:
-    """Read a local file that Lightning saved, without loading its tensors into memory.
-
-    Returns:
-        Its content; nothing where there is no path, or one that is for Lightning to find, such as ``best``.
+    """Read a local file that Lightning saved; empty without a path, or with one for Lightning to find, as ``best``.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is an address, a folder or something else, damaged, or of a newer version.
+        ValueError: It is something else, damaged, or of a newer version.
     """
-    if not path:
+    if not path or (path in ("last", "best", "hpc") and not Path(path).is_file()):
         return {}
-    if "://" in path:
-        raise ValueError(f"--ckpt_path {path}: expected a file of this machine: download it first")
-    if not Path(path).is_file() and re.match(r"(last|best|hpc)$|registry", path):
-        return {}
-    if Path(path).is_dir():
-        how = "of a checkpoint in shards make one by `python -m lightning.pytorch.utilities.consolidate_checkpoint`"
-        raise ValueError(f"--ckpt_path {path}: is a folder, expected a file; {how}")
     if not Path(path).is_file():
-        raise FileNotFoundError(f"--ckpt_path {path}: no such file; expected a checkpoint of `train.py fit`")
+        shards = "of a folder of shards make one by `python -m lightning.pytorch.utilities.consolidate_checkpoint`"
+        raise FileNotFoundError(f"--ckpt_path {path}: no such file on this machine; expected a checkpoint; {shards}")
     return checkpoints.read_checkpoint(f"--ckpt_path {path}", path)
 
 
 def trained_data(path: str | None, model: str) -> dict[str, Any] | None:
     """The data that the module in a checkpoint was trained on, as the command line takes them; None if it is silent.
 
-    Args:
-        path: The checkpoint.
-        model: The class that the command line asks for; what its file imports may be named by the checkpoint.
+    They may name what is imported by the file of `model`, the class that the command line asks for.
 
     Raises:
         ValueError: They name a class that has not been imported.
     """
-    config = read_checkpoint(path).get(CONFIG_KEY, {}).get("data")
-    if config is None:
+    if (config := read_checkpoint(path).get(checkpoints.CONFIG_KEY, {}).get("data")) is None:
         return None
     with suppress(ImportError, TypeError, ValueError):  # for jsonargparse to tell
         importlib.import_module(model.rpartition(".")[0] or __name__)
@@ -64,44 +75,21 @@ def trained_data(path: str | None, model: str) -> dict[str, Any] | None:
     return plain
 
 
-def insist_on_weights_only(config: Any) -> None:
-    """Let Lightning read tensors and plain values only, whatever TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD says.
-
-    Args:
-        config: The options of a subcommand, which are changed.
-
-    Raises:
-        ValueError: The command line asks for the opposite.
-    """
-    if config.get("weights_only") is False:
-        raise ValueError("--weights_only false would run what a checkpoint says: expected true; load it in Python")
-    config["weights_only"] = True
-
-
-def trained_arguments(
-    path: str | None, wanted: str, flags: Collection[str], given: Mapping[str, Any]
-) -> dict[str, Any]:
+def trained_arguments(path: str, wanted: str, flags: Collection[str], given: Mapping[str, Any]) -> dict[str, Any]:
     """The constructor arguments that the module in a checkpoint was trained with.
 
-    Args:
-        path: The checkpoint.
-        wanted: Import path of the class that the command line asks for.
-        flags: The flags of the command line.
-        given: The arguments that they lead to.
+    The command line asks for the class `wanted`; its `flags` lead to the arguments `given`.
 
     Raises:
         ValueError: The checkpoint is one of another class, or a flag asks for another value.
     """
-    arguments = {k: v for k, v in read_checkpoint(path).get("hyper_parameters", {}).items() if k != "_instantiator"}
-    saved = arguments.pop("_class_path", None)
+    arguments = {k: v for k, v in read_checkpoint(path).get("hyper_parameters", {}).items() if k != INSTANTIATOR}
+    saved = arguments.pop(CLASS_PATH, None)
     if saved not in (None, wanted):
         raise ValueError(f"{path} is a checkpoint of {saved}, but --model asks for {wanted}")
-    if saved is None and (foreign := arguments.keys() - parameters(wanted)):  # saved from Python
-        strange = ", ".join(sorted(foreign))
-        raise ValueError(f"{path} is a checkpoint of another class than {wanted}, which takes no {strange}")
     for flag in flags:
         option = re.match(r"--model\.(?:init_args\.)?(\w+)", flag)
-        if option and option[1] in arguments and not same(given.get(option[1]), arguments[option[1]]):
+        if option and option[1] in arguments and not equal_in_yaml(given.get(option[1]), arguments[option[1]]):
             raise ValueError(f"{flag} would be ignored: {path} brings its own {option[1]}; change it in Python")
     checkpoints.check_classes(f"--ckpt_path {path}", {"class_path": wanted, "init_args": arguments})
     for name, value in arguments.items():  # such as `teacher_class`, which its module imports
@@ -110,18 +98,6 @@ def trained_arguments(
     return arguments
 
 
-def same(one: Any, other: Any) -> bool:
-    """Whether two arguments are one, by what a configuration file would hold."""
+def equal_in_yaml(one: Any, other: Any) -> bool:
+    """Whether two values would be written as the same YAML: a tuple equals a list."""
     return json.dumps(one, default=vars) == json.dumps(other, default=vars)
-
-
-def check_data(trained: Mapping[str, Any], data: object) -> None:
-    """Refuse data of another kind than a checkpoint's, which a fully convolutional network would accept.
-
-    Raises:
-        ValueError: The data have other classes or another shape than the arguments that the module was trained with.
-    """
-    for name in FROM_DATA:
-        then, now = trained.get(name), getattr(data, name, None)
-        if None not in (then, now) and json.dumps(then) != json.dumps(now):
-            raise ValueError(f"the checkpoint was trained with {name}={then}, but the data have {now}: set --data")

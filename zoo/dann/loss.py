@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..shared.arguments import check_positive, check_share
 from ..shared.losses import at_least_float32, check_same_shape
 from .reversal import ReverseGradient
 
@@ -13,19 +14,19 @@ from .reversal import ReverseGradient
 def reverse_gradient(x: Tensor, coefficient: float | Tensor = 1.0) -> Tensor:
     """The gradient reversal layer: the identity, whose gradient is the incoming one times ``-coefficient``.
 
-    What stands behind it minimises its loss; what stands before it maximises it. The coefficient scales only what is
-    handed back, so a domain head learns at full rate whatever it is. Ganin et al. 2016, section 4.2.
+    The layers behind it minimise their loss; the layers before it maximise it. The coefficient scales only the gradient
+    of the layers before it: the domain head learns at its full rate. Ganin et al. 2016, section 4.2.
 
     Args:
         x: Any shape, floating-point.
-        coefficient: lambda, at least 0; no gradient reaches it. The value of a tensor is not looked at, since that
-            would stall a GPU.
+        coefficient: Lambda, at least 0; no gradient reaches it. The value of a tensor is not checked: that would stall
+            a GPU.
 
     Returns:
         The values of ``x``, bit for bit.
 
     Raises:
-        ValueError: For a coefficient below 0 or NaN, which would turn the reversal round or spread.
+        ValueError: For a coefficient that is negative or NaN.
     """
     if not isinstance(coefficient, Tensor) and not coefficient >= 0:
         raise ValueError(f"coefficient is {coefficient}; expected a number of at least 0")
@@ -44,14 +45,13 @@ def domain_coefficient(progress: float, gamma: float = 10.0) -> float:
     Raises:
         ValueError: For a progress outside [0, 1] or a steepness that is not above 0 and finite, NaN included.
     """
-    _check_progress(progress)
-    if not 0 < gamma < math.inf:
-        raise ValueError(f"gamma is {gamma}; expected a finite number above 0")
+    check_share(progress=progress)
+    check_positive(gamma=gamma)
     return math.tanh(gamma * progress / 2)  # the same function, without overflow
 
 
 def annealing_factor(progress: float) -> float:
-    """What the learning rate is multiplied by: ``(1 + 10 p)^-0.75`` (Ganin et al. 2016, section 5.2.2).
+    """The factor of the learning rate: ``(1 + 10 p)^-0.75`` (Ganin et al. 2016, section 5.2.2).
 
     Args:
         progress: Share of the training that is done, p in [0, 1].
@@ -59,7 +59,7 @@ def annealing_factor(progress: float) -> float:
     Raises:
         ValueError: For a progress outside [0, 1], NaN included.
     """
-    _check_progress(progress)
+    check_share(progress=progress)
     return (1 + 10 * progress) ** -0.75
 
 
@@ -96,13 +96,13 @@ def domain_loss(
 
 
 def conditional_features(features: Tensor, probabilities: Tensor, maps: tuple[Tensor, Tensor] | None = None) -> Tensor:
-    """What a conditional domain head sees: the outer product of class probabilities and features.
+    """The input of a conditional domain head: the outer product of class probabilities and features.
 
     CDAN, Long et al. 2018.
 
     Args:
         features: (B, D).
-        probabilities: (B, K); detached by whoever calls, so that the label head is not trained through it.
+        probabilities: (B, K); the caller detaches them, so that the label head is not trained through them.
         maps: Random matrices R_f (D, d) and R_g (K, d), fixed, with standard normal entries: then the product is
             ``(f R_f) * (g R_g) / sqrt(d)``, whose inner products are those of the outer product in expectation.
 
@@ -141,8 +141,3 @@ def entropy_weights(logits: Tensor) -> Tensor:
     logarithms = logarithms.clamp(min=torch.finfo(logarithms.dtype).min)  # 0 log 0 is 0
     weights = 1 + (logarithms.exp() * logarithms).sum(1).exp()
     return weights / weights.mean()
-
-
-def _check_progress(progress: float) -> None:
-    if not 0 <= progress <= 1:
-        raise ValueError(f"progress is {progress}; expected a share of the training in [0, 1]")

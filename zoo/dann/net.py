@@ -8,13 +8,14 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from ..shared.arguments import check_choice, check_names
 from ..shared.nets.dropout import Dropout
 
 Shape = tuple[int, ...]
 
 
 class DomainNetwork(nn.Module):
-    """A feature extractor with a label head and a domain head on top.
+    """A feature extractor G_f with a label head G_y and a domain head G_d on top of it.
 
     Args:
         extractor: G_f, which maps images ``(B, *image_shape)`` to features; maps are flattened.
@@ -58,8 +59,15 @@ class DomainNetwork(nn.Module):
 
     def maps(self) -> tuple[Tensor, Tensor] | None:
         """The random maps of a conditional domain head, if it has them."""
-        found: Any = dict(self.named_buffers(recurse=False))
-        return (found["feature_map"], found["probability_map"]) if found else None
+        buffers: Any = dict(self.named_buffers(recurse=False))
+        return (buffers["feature_map"], buffers["probability_map"]) if buffers else None
+
+    @torch.no_grad()
+    def limit_norms(self, largest: float) -> None:
+        """Scale down the weights of each unit whose l2-norm is above the largest that is allowed."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d):
+                layer.weight.copy_(layer.weight.renorm(2, 0, largest))
 
 
 def hidden_layers(width: int, hidden: Sequence[int], dropout: float) -> tuple[nn.Sequential, int]:
@@ -149,7 +157,7 @@ def alexnet_features(image_shape: Shape, norm: bool, bottleneck: int = 256) -> n
 
 
 class AlexNetFeatures(nn.Module):
-    """What is left of AlexNet without its last layer."""
+    """AlexNet without its last layer, with a bottleneck on top."""
 
     features: nn.Module
     avgpool: nn.Module
@@ -172,22 +180,20 @@ COLUMNS: dict[str, tuple[Any, list[int], list[int]]] = {
 
 
 def check_network(network: str, network_args: dict[str, Any], normalisation: str) -> None:
-    """Refuse what no network takes.
+    """Check that a network exists, takes the arguments, and has a place for batch normalisation if there is to be one.
 
     Raises:
-        ValueError: For an unknown name or argument, or batch normalisation where a network has no place for it.
+        ValueError: One of these does not hold.
     """
-    if network not in COLUMNS:
-        raise ValueError(f"network {network!r} is unknown; expected one of {', '.join(COLUMNS)}")
+    check_choice("network", network, [*COLUMNS])
     known = [*list(signature(COLUMNS[network][0]).parameters)[2:], "label_hidden", "domain_hidden", "dropout"]
-    if unknown := sorted(network_args.keys() - set(known)):
-        raise ValueError(f"network_args has {unknown}, which {network} does not take; it takes {known}")
+    check_names("network_args", network_args, network, known)
     if normalisation != "none" and network in ("Shallow", "AlexNet"):
         raise ValueError(f"normalisation={normalisation!r}, but the network {network} has no place for it")
 
 
-def start_shallow(network: DomainNetwork) -> None:
-    """The start of the shallow network's heads as in its code: Glorot-uniform labels, zero biases, zero domain head."""
+def initialise_shallow_heads(network: DomainNetwork) -> None:
+    """Initialise the shallow network's heads as in its code: Glorot-uniform labels, zero biases and domain head."""
     nn.init.xavier_uniform_(network.label_output.weight)
     nn.init.zeros_(network.label_output.bias)
     for parameter in network.domain_head.parameters():

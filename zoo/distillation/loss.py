@@ -1,7 +1,6 @@
-"""Losses of a student on a teacher's soft targets, and the same for histograms of a regressor.
+"""Losses of a student on a teacher's soft targets, for classes and for histograms.
 
-Everything is computed in float32 at least, whatever autocast says: no operation here is one that it lowers, but for the
-product in :func:`rebin`, which switches it off. The means of empty batches are NaN.
+Everything is computed in float32 at least, also under autocast. The means of empty batches are NaN.
 """
 
 import math
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..shared.arguments import check_positive, check_share
 from ..shared.losses import at_least_float32, check_rows, cross_entropy
 
 
@@ -55,13 +55,8 @@ def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, temperature
     Raises:
         ValueError: For a temperature that is not above 0, or logits of two shapes.
     """
-    check_temperature(temperature)
-    if student_logits.shape != teacher_logits.shape:
-        raise ValueError(
-            f"student's logits {tuple(student_logits.shape)} with the teacher's {tuple(teacher_logits.shape)}: "
-            "expected the same shape"
-        )
-    check_rows(logits=student_logits)
+    check_positive(temperature=temperature)
+    check_rows(student_logits=student_logits, teacher_logits=teacher_logits)
     student, teacher = at_least_float32(student_logits), at_least_float32(teacher_logits.detach())
     masses = (teacher / temperature).softmax(-1)
     # "batchmean" sums over the classes; "mean" would divide by their number too
@@ -80,15 +75,15 @@ def mix(hard: Tensor, soft: Tensor, alpha: float) -> Tensor:
     Raises:
         ValueError: For an alpha out of range.
     """
-    check_alpha(alpha)
+    check_share(alpha=alpha)
     return (1 - alpha) * hard + alpha * soft
 
 
 def rebin(masses: Tensor, edges: Tensor, new_edges: Tensor) -> Tensor:
-    """The masses of the same histograms in other bins: differences of their piecewise linear cdf, exactly.
+    """The masses of histograms in other bins: exactly the differences of their piecewise linear cdf at the new edges.
 
-    What lies beyond the new edges goes to the outermost new bins, so that the sum stays. Edges that do not rise give
-    NaN; to refuse them by their values would stall a GPU.
+    Mass beyond the new edges goes to the outermost new bins, so the sum stays. Edges that do not rise give NaN: to
+    check their values would stall a GPU.
 
     Args:
         masses: ``(..., k)``, spread evenly within each bin.
@@ -116,12 +111,12 @@ def rebin(masses: Tensor, edges: Tensor, new_edges: Tensor) -> Tensor:
     overlap = torch.minimum(edges[1:, None], highs) - torch.maximum(edges[:-1, None], lows)
     parts = overlap.clamp(min=0) / torch.where(edges.diff() > 0, edges.diff(), torch.nan)[:, None]
     parts = torch.where(new_edges.diff() > 0, parts, torch.nan)
-    with torch.autocast(masses.device.type, enabled=False):
+    with torch.autocast(masses.device.type, enabled=False):  # the only operation here that it would lower
         return masses @ parts
 
 
 def hard_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """``-sum_i c_i log h_i`` with ``h = softmax(logits)``, mean over the batch, in nats.
+    """Cross-entropy with given targets, ``-sum_i c_i log h_i``, ``h = softmax(logits)``: mean over the batch, in nats.
 
     Args:
         logits: ``(B, K)``.
@@ -138,23 +133,3 @@ def hard_loss(logits: Tensor, target: Tensor) -> Tensor:
     check_rows(logits=logits, target=target)
     logits = at_least_float32(logits)
     return functional.cross_entropy(logits, target.to(logits.dtype))
-
-
-def check_temperature(temperature: float) -> None:
-    """Refuse a temperature that is no finite number above 0.
-
-    Raises:
-        ValueError: With the value.
-    """
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ValueError(f"temperature is {temperature}; expected a finite number above 0")
-
-
-def check_alpha(alpha: float) -> None:
-    """Refuse a weight outside [0, 1].
-
-    Raises:
-        ValueError: With the value.
-    """
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha is {alpha}; expected the soft term's weight, in [0, 1]")

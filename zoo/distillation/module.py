@@ -1,4 +1,4 @@
-"""A classifier that learns from another one."""
+"""Distillation of a classifier into a smaller one."""
 
 from typing import Any
 
@@ -6,12 +6,13 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from ..shared.batches import check_labelled_batch
+from ..shared.arguments import check_positive, check_share
 from ..shared.evaluation import SetMeans, class_probabilities, judge_classifier
+from ..shared.losses import accuracy
 from ..shared.nets import build_network
-from ..shared.schedules import check_is_due, log_training
-from .loss import check_alpha, check_temperature, distillation_loss, hard_loss, soft_target_loss
-from .teacher import check_same, load_teacher
+from ..shared.schedules import check_classifier_batch, log_training
+from ..shared.teacher import Teacher
+from .loss import hard_loss, mix, soft_target_loss
 
 
 class KnowledgeDistillation(LightningModule):
@@ -19,25 +20,25 @@ class KnowledgeDistillation(LightningModule):
 
     Batch: ``(x, y)`` with images ``(B, C, H, W)`` in [-1, 1] and integer labels ``(B,)``.
 
-    The teacher is any module whose ``forward`` gives logits ``(B, K)``: of the zoo, or of yours. It is read when a fit
-    starts, sees the batch that the student sees, in evaluation mode, and is never changed. It is neither in the
-    student's parameters nor in its checkpoints: a trained student works without it, only a fit that goes on needs it.
+    The teacher is any module whose ``forward`` gives logits ``(B, K)``, of the zoo or your own. It is read when a fit
+    starts, sees the student's batch in evaluation mode, and is never changed. It is part of neither the student's
+    parameters nor its checkpoints: a trained student works without it, and only a resumed fit needs it again.
 
-    Logs ``train/soft``, the soft term with its T², and ``train/agreement``, the share of images on which both choose
-    the same class. ``val/loss`` and ``test/loss`` are cross-entropies with the labels at T = 1, as any classifier's. A
-    step of two processes with batches of n equals one of a single process with 2 n, unless the student has batch
-    normalisation.
+    Logs ``loss`` and ``acc``; in training also ``soft``, the soft term with its T², and ``agreement``, the share of
+    images to which both give the same class. ``val/loss`` and ``test/loss`` are cross-entropies with the labels at T =
+    1, as any classifier's. A step of two processes with batches of n equals one of a single process with 2 n, unless
+    the student has batch normalisation.
 
     Args:
         num_classes: Number of classes K, at least 2; the command line takes it from the data.
         image_shape: ``(channels, height, width)``; the command line takes it from the data.
-        teacher: Checkpoint of the trained teacher, from the working directory on; may be None for ``alpha=0``.
+        teacher: Checkpoint of the trained teacher, relative to the working directory; may be None for ``alpha=0``.
         teacher_class: Import path of its class, such as ``zoo.Classifier``; only for a checkpoint that was saved from
-            Python, since the command line's names it.
-        temperature: T, by which both sides' logits are divided, above 0. The default is today's habit,
-            not the paper's.
-        alpha: Weight of the soft term, in [0, 1]; the labels' is ``1 - alpha``. 0 is the student without a teacher,
-            which is not even read. 1 ignores the labels.
+            Python: those of the command line name their class.
+        temperature: T, by which both sides' logits are divided, above 0. The default is usual today; the paper has
+            others.
+        alpha: Weight of the soft term, in [0, 1]; that of the labels is ``1 - alpha``. With 0 no teacher is read; with
+            1 the labels are ignored.
         network: Name of a class of ``zoo.shared.nets``: the student.
         network_args: Further arguments of that class, for example ``{width: 4}``.
         lr: Adam's learning rate.
@@ -58,14 +59,14 @@ class KnowledgeDistillation(LightningModule):
         network_args: dict[str, Any] | None = None,
         lr: float = 1e-3,
     ) -> None:
-        check_temperature(temperature)
-        check_alpha(alpha)
+        check_positive(temperature=temperature)
+        check_share(alpha=alpha)
         super().__init__()
         self.save_hyperparameters()
         self.image_shape = image_shape
         self.network: Any = self.build_network()
         self.means = SetMeans()
-        self._teacher: tuple[LightningModule, ...] = ()  # in a tuple: a child would be trained, moved and saved
+        self.teacher = Teacher()
 
     def build_network(self) -> nn.Module:
         """The student, with ``forward`` and ``features``; override it to train one of your own."""
@@ -80,56 +81,29 @@ class KnowledgeDistillation(LightningModule):
         """The student's penultimate features ``(B, D)`` of images ``(B, C, H, W)``."""
         return self.network.features(x)
 
-    def setup(self, stage: str) -> None:
-        """Read the teacher when a fit starts, and try it.
-
-        Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: There is no teacher, or it is damaged, or made for other images or classes.
-        """
-        h: Any = self.hparams
-        if stage != "fit" or h.alpha == 0:
-            return
-        teacher = load_teacher(h.teacher, h.teacher_class, "Classifier")
-        check_same(teacher, h.teacher, num_classes=h.num_classes, image_shape=self.image_shape)
-        what = f"teacher={h.teacher} ({type(teacher).__name__})"
-        try:
-            with torch.no_grad():
-                logits = teacher(torch.zeros(2, *self.image_shape))
-        except RuntimeError as error:
-            first = str(error).splitlines()[0]
-            raise ValueError(f"{what} does not take images of shape {tuple(self.image_shape)}: {first}") from error
-        if not isinstance(logits, Tensor) or logits.shape != (2, h.num_classes):
-            found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ValueError(f"{what} gives {found} for two images; expected logits (2, {h.num_classes})")
-        self._teacher = (teacher,)
-
     def on_fit_start(self) -> None:
-        """Bring the teacher to the student's device and precision."""
-        for teacher in self._teacher:
-            teacher.to(device=self.device, dtype=self.dtype)
+        """Read the teacher; see `Teacher.read` for what it raises."""
+        if self.hparams["alpha"] > 0:
+            classes = self.hparams["num_classes"]
+            self.teacher.read(self, "Classifier", self.image_shape, (classes,), "num_classes", "image_shape")
 
     def on_fit_end(self) -> None:
-        """Let go of the teacher."""
-        self._teacher = ()
+        """Drop the teacher."""
+        self.teacher.drop()
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """One step of distillation; without a teacher, of cross-entropy."""
+        """One step of distillation; without a weight for the teacher, of cross-entropy."""
         x, y = batch
         h: Any = self.hparams
-        if check_is_due(self, batch_idx, x):
-            check_labelled_batch(x, y, self.image_shape, h.num_classes)
+        check_classifier_batch(self, batch, batch_idx)
         logits = self(x)
-        more: dict[str, Any] = {"acc": lambda: (logits.argmax(1) == y).float().mean()}
-        if self._teacher:
-            with torch.no_grad():
-                theirs = self._teacher[0](x)
-            loss = distillation_loss(logits, theirs, y, h.temperature, h.alpha)
-            more["soft"] = lambda: soft_target_loss(logits, theirs, h.temperature)
-            more["agreement"] = lambda: (logits.argmax(1) == theirs.argmax(1)).float().mean()
-        else:
-            loss = hard_loss(logits, y)
-        log_training(self, loss=loss, **more)
+        loss = hard = hard_loss(logits, y)
+        if h.alpha > 0:
+            theirs = self.teacher(x)
+            soft = soft_target_loss(logits, theirs, h.temperature)
+            loss = mix(hard, soft, h.alpha)
+            log_training(self, soft=soft, agreement=lambda: accuracy(logits, theirs.argmax(1)))
+        log_training(self, loss=loss, acc=lambda: accuracy(logits, y))
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:

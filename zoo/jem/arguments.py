@@ -1,59 +1,57 @@
-"""What JEM refuses to be built with."""
+"""Checks of what JEM is built with and of the batches it gets."""
 
 from collections.abc import Mapping
 from typing import Any
 
-CHOICES = {
-    "initialisation": ("uniform", "informative"),
-    "chain_precision": ("float32", "bfloat16"),
-    "optimizer": ("adam", "sgd"),
-}
-LEAST = {
-    "weight_px": 0, "weight_pyx": 0, "weight_pxy": 0, "sgld_steps": 1, "step_size": 0, "noise_std": 0, "memory_size": 0,
-    "reinit_probability": 0, "dequantisation_std": 0, "penalty": 0, "lr": 0, "weight_decay": 0, "max_recoveries": 0,
-    "snapshot_every_n_steps": 1,
-}  # fmt: skip
+from torch import Tensor, nn
+
+from ..shared.arguments import check_at_least, check_literals, check_positive, check_share
+from ..shared.batches import check_images, check_labelled_batch
 
 
-def check_arguments(arguments: Mapping[str, Any], batch_norm: bool) -> None:
-    """Refuse arguments that no training can use.
-
-    Args:
-        arguments: Those of :class:`zoo.JEM`.
-        batch_norm: Whether the network has batch normalisation.
-
-    Raises:
-        ValueError: For a value that is none of the choices or out of its range, no generative term, both kinds of
-            chains on one memory, or batch normalisation with uniform starts.
-    """
-    for name, choices in CHOICES.items():
-        if arguments[name] not in choices:
-            raise ValueError(f"{name} is {arguments[name]!r}; expected one of {', '.join(choices)}")
-    for name, least in LEAST.items():
-        if not arguments[name] >= least:  # NaN fails too
-            raise ValueError(f"{name} is {arguments[name]}; expected at least {least}")
-    if not arguments["reinit_probability"] <= 1:
-        raise ValueError(f"reinit_probability is {arguments['reinit_probability']}; expected at most 1")
-    px, pxy = arguments["weight_px"], arguments["weight_pxy"]
-    if px == 0 and pxy == 0:
+def check_arguments(module: Any) -> None:
+    """Raise the ``ValueError`` of :class:`zoo.JEM` if its arguments, or they and its network, do not go together."""
+    h = module.hparams
+    check_literals(module)
+    check_at_least(0, weight_px=h.weight_px, weight_pyx=h.weight_pyx, weight_pxy=h.weight_pxy)
+    check_at_least(0, step_size=h.step_size, noise_std=h.noise_std, dequantisation_std=h.dequantisation_std)
+    check_at_least(0, penalty=h.penalty, lr=h.lr, weight_decay=h.weight_decay)
+    check_at_least(0, memory_size=h.memory_size, max_recoveries=h.max_recoveries)
+    check_at_least(1, sgld_steps=h.sgld_steps, snapshot_every_n_steps=h.snapshot_every_n_steps)
+    check_share(reinit_probability=h.reinit_probability)
+    check_positive(gradient_clip=h.gradient_clip)
+    if h.weight_px == 0 and h.weight_pxy == 0:
         raise ValueError("weight_px and weight_pxy are both 0, which leaves no generative term: use Classifier")
-    if px > 0 and pxy > 0 and not arguments["class_conditional"]:
+    if h.weight_px > 0 and h.weight_pxy > 0 and not h.class_conditional:
         raise ValueError(
-            f"weight_px={px} and weight_pxy={pxy} mix unconditional and conditional chains in one memory; "
-            "set class_conditional=True, or one of the weights to 0"
+            f"weight_px={h.weight_px} and weight_pxy={h.weight_pxy} mix unconditional and conditional chains in one "
+            "memory; set class_conditional=True, or one of the weights to 0"
         )
-    if batch_norm and arguments["initialisation"] == "uniform":
+    batch_norm = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.network.modules())
+    if batch_norm and h.initialisation == "uniform":
         raise ValueError("batch normalisation in the network needs initialisation='informative', not 'uniform'")
 
 
-def check_parts(batch: Mapping[str, Any]) -> None:
-    """Refuse a batch of named parts that are not JEM's.
-
-    Raises:
-        ValueError: With the names.
-    """
-    if not {"labelled", "unlabelled"} <= batch.keys():
-        found = ", ".join(batch)
+def check_memory_size(memory_size: int, num_classes: int, processes: int) -> None:
+    """Raise a ``ValueError`` unless the memory can be shared out evenly over classes and processes."""
+    if memory_size % (num_classes * processes):
         raise ValueError(
-            f"a batch is {found}; expected labelled and unlabelled, such as SemiSupervisedDataModule gives"
+            f"memory_size is {memory_size}; expected a multiple of {num_classes} classes x {processes} processes"
         )
+
+
+def check_parts(batch: Mapping[str, Any]) -> None:
+    """Raise a ``ValueError`` if a batch of named parts lacks ``labelled`` or ``unlabelled``."""
+    if not {"labelled", "unlabelled"} <= batch.keys():
+        raise ValueError(
+            f"a batch has {', '.join(batch)}; expected labelled and unlabelled, such as SemiSupervisedDataModule gives"
+        )
+
+
+def check_minibatches(x_p: Tensor, x_l: Tensor, y_l: Tensor, image_shape: tuple[int, ...], num_classes: int) -> None:
+    """Raise a ``ValueError`` for images or labels of another kind than the module's; on a GPU this waits.
+
+    Due in each step nevertheless, which takes far longer: NaN pixels must not be taken for divergence.
+    """
+    check_labelled_batch(x_l, y_l, image_shape, num_classes)
+    check_images(x_p, image_shape)

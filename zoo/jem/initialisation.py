@@ -1,11 +1,14 @@
 """Where Langevin chains start: uniform noise, or Gaussians fitted to the classes."""
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Generator, Tensor
+
+from ..shared.batches import check_labelled_batch
 
 
 def uniform_start(
@@ -15,17 +18,16 @@ def uniform_start(
     return torch.rand(count, *image_shape, device=device, generator=generator).mul_(2).sub_(1)
 
 
-class ClassGaussians:
+class ClassGaussians(NamedTuple):
     """A Gaussian with full covariance for each class: the informative initialisation of JEM++ (Yang and Ji 2021).
 
-    Args:
+    Attributes:
         mean: ``(K, D)``.
         factor: ``(K, D, D)``, lower-triangular Cholesky factors of the covariances.
     """
 
-    def __init__(self, mean: Tensor, factor: Tensor) -> None:
-        self.mean = mean
-        self.factor = factor
+    mean: Tensor
+    factor: Tensor
 
     @classmethod
     def from_moments(cls, count: Tensor, total: Tensor, outer: Tensor) -> "ClassGaussians":
@@ -40,25 +42,14 @@ class ClassGaussians:
             Gaussians with 1e-4 added to each variance.
 
         Raises:
-            ValueError: When a class has no image, or one that is NaN, infinite or beyond what float64 can square.
+            ValueError: When a class has no image, or NaN, infinity or images too far from [-1, 1] for float64.
         """
-        if (count == 0).any():
-            missing = torch.nonzero(count == 0).flatten().tolist()
-            raise ValueError(f"no training image of classes {missing}; an informative initialisation needs one of each")
-        broken = ~(total.isfinite().all(1) & outer.isfinite().all((1, 2)))
-        if broken.any():
-            found = torch.nonzero(broken).flatten().tolist()
-            raise ValueError(f"NaN, infinite or huge pixels in training images of classes {found}")
         mean = total / count[:, None]
         covariance = outer / count[:, None, None] - mean[:, :, None] * mean[:, None, :]
         covariance.diagonal(dim1=1, dim2=2).add_(1e-4)
         factor, failures = torch.linalg.cholesky_ex(covariance)
-        if failures.any():
-            found = torch.nonzero(failures).flatten().tolist()
-            raise ValueError(
-                f"the covariance of classes {found} is not positive definite in float64: expected images near [-1, 1], "
-                f"but their means reach {mean.abs().max():.3g}"
-            )
+        if broken := torch.nonzero((count == 0) | (failures != 0)).flatten().tolist():
+            raise ValueError(f"no Gaussian fits the training images of classes {broken}; expected some, near [-1, 1]")
         return cls(mean.float(), factor.float())
 
     def sample(self, labels: Tensor, image_shape: tuple[int, ...], generator: Generator | None) -> Tensor:
@@ -73,54 +64,38 @@ class ClassGaussians:
 
 
 def class_moments(batches: Iterable[tuple[Tensor, Tensor]], num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Count, sum and sum of outer products of each class' images, in float64.
+    """Count ``(K,)``, sum ``(K, D)`` and sum of outer products ``(K, D, D)`` of each class' images, in float64.
 
-    Args:
-        batches: Of images ``(B, ...)`` and labels ``(B,)``.
-        num_classes: K.
-
-    Returns:
-        ``(K,)``, ``(K, D)`` and ``(K, D, D)``.
-
-    Raises:
-        ValueError: When there is no batch, or a label is out of range.
+    The batches, at least one, are of images ``(B, ...)`` and labels ``(B,)`` in [0, K).
     """
-    count = total = outer = None
+    moments: list[Tensor] = []
     for x, y in batches:
         flat = x.flatten(1).double()
-        if count is None or total is None or outer is None:
-            count = flat.new_zeros(num_classes)
-            total = flat.new_zeros(num_classes, flat.shape[1])
-            outer = flat.new_zeros(num_classes, flat.shape[1], flat.shape[1])
-        labels = y.unique()  # sorted
-        if len(labels) and not (labels[0] >= 0 and labels[-1] < num_classes):
-            low, high = int(labels[0]), int(labels[-1])
-            raise ValueError(f"labels from {low} to {high} arrived; expected classes 0 to {num_classes - 1}")
-        for label in labels:
+        size = flat.shape[1]
+        moments = moments or [flat.new_zeros(num_classes, *more) for more in ((), (size,), (size, size))]
+        count, total, outer = moments
+        for label in y.unique():
             rows = flat[y == label]
             count[label] += len(rows)
             total[label] += rows.sum(0)
             outer[label].addmm_(rows.T, rows)
-    if count is None or total is None or outer is None:
-        raise ValueError("no training batch; an informative initialisation needs the training images")
+    count, total, outer = moments
     return count, total, outer
 
 
-def fit_class_gaussians(trainer: Trainer, num_classes: int) -> ClassGaussians:
-    """Class Gaussians from one pass over the training batches as a step sees them; the same on all processes.
-
-    Args:
-        trainer: In its fit, with batches ``(x, y)`` or ``{"labelled": (x, y), ...}``.
-        num_classes: K.
+def fit_class_gaussians(trainer: Trainer, image_shape: tuple[int, ...], num_classes: int) -> ClassGaussians:
+    """Fit class Gaussians in one pass over the training batches as a step sees them; the same on all processes.
 
     Raises:
-        ValueError: When there is no batch, or a class has no image.
+        ValueError: For a batch that the training would refuse, or a class without an image.
     """
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         for batch, _, _ in CombinedLoader(trainer.train_dataloader, "max_size_cycle"):
             moved = trainer.strategy.batch_to_device(batch, trainer.strategy.root_device)
-            yield moved["labelled"] if isinstance(moved, dict) else moved
+            x, y = moved["labelled"] if isinstance(moved, dict) else moved
+            check_labelled_batch(x, y, image_shape, num_classes)
+            yield x, y
 
     moments = class_moments(batches(), num_classes)
     return ClassGaussians.from_moments(*(trainer.strategy.reduce(moment, reduce_op="sum") for moment in moments))

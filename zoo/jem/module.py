@@ -1,32 +1,38 @@
 """JEM: a classifier whose logits are also an energy-based model of the images."""
 
-import math
 from functools import partial
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from ..shared.batches import check_labelled_batch
-from ..shared.evaluation import SetMeans, positions
+from ..shared.evaluation import SetMeans, class_probabilities, judge_classifier
 from ..shared.losses import cross_entropy
 from ..shared.nets import build_network
-from ..shared.schedules import logs_now
-from .arguments import check_arguments, check_parts
+from ..shared.schedules import log_training, per_step
+from .arguments import check_arguments, check_memory_size, check_minibatches, check_parts
 from .chains import Chains
-from .initialisation import ClassGaussians, fit_class_gaussians
+from .initialisation import fit_class_gaussians
 from .loss import conditional_generative_loss, energy_penalty, generative_loss, log_density, log_odds_of_error
-from .recovery import Recovery, diverged
-from .schedule import learning_rate_factor
+from .persistence import collect_state, load_state, restore_state
+from .recovery import Losses, Recovery, repeat_until_healthy, take_snapshot_if_due
+from .sampler import sgld
+from .schedule import epoch_of_step, learning_rate_factor
 
 
 class JEM(LightningModule):
-    """Joint energy-based model (Grathwohl et al. 2020): maximises ``log p(x) + log p(y|x)``.
+    """A joint energy-based model (Grathwohl et al. 2020): a classifier that models its images too, and can draw them.
+
+    Maximises ``log p(x) + log p(y|x)``, the former with samples from Langevin chains that persist in a replay memory.
 
     Batch: ``{"labelled": (x, y), "unlabelled": x}``, two different minibatches as in the official run, or ``(x, y)``:
     then one half of it serves p(x) and the other p(y|x), unless ``shared_batch``. Images ``(B, C, H, W)`` in [-1, 1].
+
+    Logs in training ``loss``; its parts ``pyx``, ``px`` and ``pxy``; ``acc``; ``log_density``, the mean LSE of the data
+    in nats; ``energy_gap``, the mean LSE of data minus that of samples, near 0 in healthy training; ``out_of_range``,
+    the share of sample pixels outside [-1, 1]; ``recoveries`` from divergence. In validation and test ``loss`` (the
+    cross-entropy), ``acc`` and ``log_density``, on images without dequantisation noise.
 
     The replay memory belongs to its process: ``memory_size`` slots are shared out over the processes, the checkpoint
     holds all of them, and a resume with another number of processes shares them out anew. Each process runs chains and
@@ -67,8 +73,8 @@ class JEM(LightningModule):
         snapshot_every_n_steps: Steps between the good states that a recovery returns to; checkpoints hold two.
 
     Raises:
-        ValueError: For a value that is none of the choices or out of its range, no generative term, both kinds of
-            chains on one memory, or batch normalisation with uniform starts.
+        ValueError: For a value out of its range, no generative term, both kinds of chains on one memory, or batch
+            normalisation with uniform starts.
     """
 
     def __init__(
@@ -108,21 +114,14 @@ class JEM(LightningModule):
         self.save_hyperparameters()
         self.image_shape = image_shape
         self.network: Any = self.build_network()
-        self.means = SetMeans()
-        batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.network.modules())
-        check_arguments(self.hparams, batch_norm)
+        check_arguments(self)
+        bounds = (-1.0, 1.0) if clamp_samples else None
+        sampler = partial(sgld, step_size=step_size, noise_std=noise_std, gradient_clip=gradient_clip, bounds=bounds)
+        dtype = torch.bfloat16 if chain_precision == "bfloat16" else torch.float32
+        self.chains = Chains(image_shape, num_classes, sampler, reinit_probability, dtype)
         self.recovery = Recovery()
-        self._restored: dict[str, Any] = {}  # from a checkpoint, until training goes on
-        self.chains = Chains(
-            self.image_shape,
-            num_classes,
-            step_size,
-            noise_std,
-            gradient_clip,
-            (-1.0, 1.0) if clamp_samples else None,
-            reinit_probability,
-            torch.bfloat16 if chain_precision == "bfloat16" else torch.float32,
-        )
+        self.means = SetMeans()
+        self._restored: dict[str, Any] = {}  # the state of a loaded checkpoint, until training goes on
 
     def build_network(self) -> nn.Module:
         """The network, with ``forward`` and ``features``; override it to train one of your own."""
@@ -136,6 +135,138 @@ class JEM(LightningModule):
     def features(self, x: Tensor) -> Tensor:
         """Penultimate features ``(B, D)``."""
         return self.network.features(x)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """One step of the paper's Algorithm 1; the README of this folder lists its steps with the same numbers.
+
+        Raises:
+            ValueError: For a batch of another shape, NaN pixels, or labels out of range.
+            RuntimeError: After ``max_recoveries`` recoveries.
+        """
+        x_p, x_l, y_l = self._minibatches(batch)  # 1: images and labels
+        loss, metrics, drawn = repeat_until_healthy(self, lambda: self._losses(x_p, x_l, y_l))  # 2 to 6
+        for samples, slots in drawn:
+            self.chains.write(slots, samples)  # 8
+        log_training(self, loss=loss, **metrics)
+        return loss  # 7: Lightning takes its gradient
+
+    def _minibatches(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """``x_p`` and ``(x_l, y_l)``, with dequantisation noise; one tensor serves as both if the batch is shared."""
+        if isinstance(batch, dict):
+            check_parts(batch)
+            x_p, (x_l, y_l) = batch["unlabelled"], batch["labelled"]
+        elif self.hparams["shared_batch"] or self.hparams["weight_px"] == 0 or len(batch[0]) < 2:
+            (x_l, y_l), x_p = batch, batch[0]
+        else:
+            x, y = batch
+            half = len(x) // 2
+            x_p, x_l, y_l = x[:half], x[half:], y[half:]
+        check_minibatches(x_p, x_l, y_l, self.image_shape, self.hparams["num_classes"])
+        shared = x_p is x_l
+        x_l = self._dequantise(x_l)
+        return (x_l if shared else self._dequantise(x_p)), x_l, y_l
+
+    def _dequantise(self, x: Tensor) -> Tensor:
+        noise = torch.empty_like(x).normal_(generator=self.chains.generator)
+        return x.add(noise, alpha=self.hparams["dequantisation_std"])
+
+    def _losses(self, x_p: Tensor, x_l: Tensor, y_l: Tensor) -> Losses:
+        """Steps 2 to 6 of Algorithm 1: run the chains, then weigh the losses of the classifier and of the density.
+
+        As in the official code, p(x) has ``x_p`` and chains of its own; p(y|x) and p(x|y) have ``(x_l, y_l)``. Returns
+        the sum, the energy gap of each generative term, metrics, and for each term the chains' ends with their slots.
+        """
+        h: Any = self.hparams
+        steps = h.sgld_steps * self.recovery.escalation.steps
+        penalty = h.penalty + self.recovery.escalation.penalty
+        drawn = []  # 3 and 4: start the chains, run them
+        if h.weight_px > 0:
+            labels = self.chains.random_labels(len(x_p)) if h.class_conditional else None
+            drawn.append(self.chains.draw(self.network, len(x_p), labels, steps))
+        if h.weight_pxy > 0:
+            drawn.append(self.chains.draw(self.network, len(x_l), y_l, steps))
+        # One pass for each minibatch: one over all images at once is a little slower on a CPU
+        # (benchmarks/speed/step_time.py), and batch statistics forbid it.
+        f_l = self(x_l)
+        f_q = [self(samples.to(x_l.dtype)) for samples, _ in drawn]
+        parts = {"acc": (f_l.argmax(1) == y_l).float().mean()}
+        loss = f_l.new_zeros((), dtype=torch.float32)
+        if h.weight_pyx > 0:
+            parts["pyx"] = cross_entropy(f_l, y_l)  # 2
+            loss = loss + h.weight_pyx * parts["pyx"]
+        if h.weight_px > 0:
+            f_p = f_l if x_p is x_l else self(x_p)
+            parts["log_density"] = log_density(f_p.detach()).mean()
+            parts["px"] = generative_loss(f_p, f_q[0])  # 5
+            loss = loss + h.weight_px * parts["px"] + penalty * energy_penalty(f_p, f_q[0])  # 6
+        if h.weight_pxy > 0:
+            parts["pxy"] = conditional_generative_loss(f_l, f_q[-1], y_l)
+            loss = loss + h.weight_pxy * parts["pxy"] + penalty * energy_penalty(f_l, f_q[-1])
+        gaps = torch.stack([-parts[name].detach() for name in ("px", "pxy") if name in parts])
+        return loss, gaps, parts, drawn
+
+    def configure_optimizers(self) -> Any:
+        """Adam, or SGD with momentum, with warm-up and decay that are stepped with the optimiser."""
+        h: Any = self.hparams
+        if h.optimizer == "sgd":
+            optimizer: Any = torch.optim.SGD(self.parameters(), h.lr, momentum=0.9, weight_decay=h.weight_decay)
+        else:
+            optimizer = torch.optim.Adam(self.parameters(), h.lr, weight_decay=h.weight_decay)
+
+        def factor(step: int) -> float:
+            epoch = epoch_of_step(self.trainer, step)
+            rate = learning_rate_factor(step, epoch, h.warmup_steps, h.decay_epochs, h.decay_rate)
+            return rate * self.recovery.escalation.learning_rate
+
+        return per_step(optimizer, factor)
+
+    def on_train_start(self) -> None:
+        """Fill this process' share of the replay memory with new starts, or take it from the loaded checkpoint.
+
+        Raises:
+            ValueError: When the memory cannot be shared out evenly over classes and processes.
+        """
+        h: Any = self.hparams
+        check_memory_size(h.memory_size, h.num_classes, self.trainer.world_size)
+        self.chains.seed(0, self.global_rank, self.device)
+        restore_state(self._restored, self, self.chains, self.recovery)
+        self._restored = {}
+        if h.initialisation == "informative" and self.chains.gaussians is None:
+            self.chains.gaussians = fit_class_gaussians(self.trainer, self.image_shape, h.num_classes)
+        if h.memory_size and self.chains.memory is None:
+            self.chains.fill_memory(h.memory_size // self.trainer.world_size, self.device)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Keep a good state to go back to; here, because the end of a batch comes after its checkpoint."""
+        take_snapshot_if_due(self)
+
+    def on_train_end(self) -> None:
+        """Let go of the good states."""
+        self.recovery.forget()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add memory, random states, Gaussians and recoveries; or, if not trained since, those that were loaded."""
+        checkpoint["jem"] = self._restored or collect_state(self, self.chains, self.recovery)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the checkpoint's state until training goes on; until then samples are drawn from its memory."""
+        self._restored = load_state(checkpoint, self.chains)
+
+    def report_notes(self) -> dict[str, Any]:
+        """Lines for a report about this run: its recoveries from divergence and their effect."""
+        return self.recovery.notes(self._restored.get("recoveries", 0))
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Log cross-entropy, accuracy and density of the validation set."""
+        judge_classifier(self, "val", batch, batch_idx, log_density=log_density)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """Logits for the callbacks; the metrics of the in-distribution set, which comes first, are logged."""
+        return judge_classifier(self, "test", batch, batch_idx, dataloader_idx, log_density=log_density)
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Class probabilities ``(B, K)``."""
+        return class_probabilities(self, batch)
 
     def ood_scores(self, x: Tensor) -> dict[str, Tensor]:
         """The three scores of the paper's section 5.3, turned so that larger is more out-of-distribution.
@@ -183,10 +314,13 @@ class JEM(LightningModule):
             raise ValueError(f"sample got n={n} and label={label}; expected n >= 1 and a label below {h.num_classes}")
         labels = None if label is None else torch.full((n,), label, device=self.device)
         with torch.no_grad():
-            x = self.chains.stored(
-                self.network, self._restored.get("memory"), label, h.class_conditional or h.weight_pxy > 0
-            )
-            x = x[torch.randperm(len(x))[:n].to(x.device)].to(self.device)
+            memory = self._restored.get("memory", self.chains.images)
+            if memory is None:
+                memory = torch.empty(0, *self.image_shape)
+            elif label is not None:
+                partitioned = h.class_conditional or h.weight_pxy > 0
+                memory = self.chains.images_of_class(self.network, memory, label, partitioned)
+            x = memory[torch.randperm(len(memory))[:n].to(memory.device)].to(self.device)
             if missing := n - len(x):
                 some = None if labels is None else labels[:missing]
                 steps_of_a_slot = round(h.sgld_steps / max(h.reinit_probability, 0.05)) if h.memory_size else 0
@@ -194,200 +328,3 @@ class JEM(LightningModule):
                 x = torch.cat([x, self.chains.run(self.network, start, some, steps_of_a_slot, None)])
             x = self.chains.run(self.network, x, labels, h.sgld_steps if steps is None else steps, None)
             return x.add_(1).div_(2).clamp_(0, 1)
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """One step: run the chains, weigh the terms for one backward; recover where it diverged.
-
-        Raises:
-            ValueError: For a batch of another shape, NaN pixels, or labels out of range.
-            RuntimeError: After ``max_recoveries`` recoveries.
-        """
-        x_p, x_l, y_l = self._minibatches(batch)
-        check_labelled_batch(x_l, y_l, self.image_shape, self.hparams["num_classes"])
-        if not torch.isfinite(x_p.sum()):
-            raise ValueError("NaN or infinite pixels in a batch of unlabelled images")
-        while True:
-            loss, gaps, parts, drawn = self._losses(x_p, x_l, y_l)
-            samples = torch.cat([ends for ends, _ in drawn])
-            bad = diverged(loss, gaps, samples, self.hparams["max_energy_gap"], self.hparams["max_out_of_range"])
-            if not self.trainer.strategy.reduce_boolean_decision(bool(bad), all=False):  # all ranks, or none
-                break
-            self._recover(float(loss.detach()), float(gaps[0]))
-        for ends, slots in drawn:
-            if slots is not None:
-                self.chains.write(slots, ends)
-        if logs_now(self.trainer):
-            self.log("train/loss", loss, prog_bar=True)
-            outside = (samples.abs() > 1).float().mean()
-            parts |= {"train/energy_gap": gaps[0], "train/out_of_range": outside}
-            self.log_dict({**parts, "train/recoveries": float(self.recovery.count)})
-        return loss
-
-    def _minibatches(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """``x_p``, and ``(x_l, y_l)``, with dequantisation noise; one tensor serves as both if the batch is shared."""
-        if isinstance(batch, dict):
-            check_parts(batch)
-            x_p, (x_l, y_l) = batch["unlabelled"], batch["labelled"]
-        elif self.hparams["shared_batch"] or self.hparams["weight_px"] == 0 or len(batch[0]) < 2:
-            (x_l, y_l), x_p = batch, batch[0]
-        else:
-            x, y = batch
-            half = len(x) // 2
-            x_p, x_l, y_l = x[:half], x[half:], y[half:]
-        shared = x_p is x_l
-        x_l = self._dequantise(x_l)
-        return (x_l if shared else self._dequantise(x_p)), x_l, y_l
-
-    def _dequantise(self, x: Tensor) -> Tensor:
-        noise = torch.empty_like(x).normal_(generator=self.chains.generator)
-        return x.add(noise, alpha=self.hparams["dequantisation_std"])
-
-    def _losses(
-        self, x_p: Tensor, x_l: Tensor, y_l: Tensor
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor], list[tuple[Tensor, Tensor | None]]]:
-        """The weighted loss, the energy gap of each generative term, the parts, and the chains' ends with their slots.
-
-        The terms of the official code: p(x) on ``x_p`` and chains of their own, p(y|x) and p(x|y) on ``x_l, y_l``.
-        """
-        h: Any = self.hparams
-        steps, penalty = h.sgld_steps * self.recovery.rungs.steps, h.penalty + self.recovery.rungs.penalty
-        drawn = []
-        if h.weight_px > 0:
-            labels = self.chains.random_labels(len(x_p), self.device) if h.class_conditional else None
-            drawn.append(self.chains.draw(self.network, len(x_p), labels, steps))
-        if h.weight_pxy > 0:
-            drawn.append(self.chains.draw(self.network, len(x_l), y_l, steps))
-        # One pass for each minibatch: one over all images at once is a little slower on a CPU
-        # (benchmarks/speed/step_time.py), and batch statistics forbid it.
-        f_l = self(x_l)
-        f_q = [self(samples.to(x_l.dtype)) for samples, _ in drawn]
-        parts, loss = {"train/acc": (f_l.argmax(1) == y_l).float().mean()}, f_l.new_zeros((), dtype=torch.float32)
-        gaps = []
-        if h.weight_pyx > 0:
-            parts["train/pyx"] = cross_entropy(f_l, y_l)
-            loss = loss + h.weight_pyx * parts["train/pyx"]
-        if h.weight_px > 0:
-            f_p = f_l if x_p is x_l else self(x_p)
-            parts["train/px"] = generative_loss(f_p, f_q[0])
-            parts["train/log_density"] = log_density(f_p.detach()).mean()
-            loss = loss + h.weight_px * parts["train/px"] + penalty * energy_penalty(f_p, f_q[0])
-            gaps.append(-parts["train/px"].detach())
-        if h.weight_pxy > 0:
-            parts["train/pxy"] = conditional_generative_loss(f_l, f_q[-1], y_l)
-            loss = loss + h.weight_pxy * parts["train/pxy"] + penalty * energy_penalty(f_l, f_q[-1])
-            gaps.append(-parts["train/pxy"].detach())
-        return loss, torch.stack(gaps), parts, drawn
-
-    def _recover(self, loss: float, gap: float) -> None:
-        """Return to the last good weights and memory with another seed and the next rung."""
-        limit = self.hparams["max_recoveries"]
-        what = f"JEM diverged at step {self.global_step} (loss {loss:.4g}, energy gap {gap:.4g})"
-        if self.recovery.count >= limit:
-            raise RuntimeError(
-                f"{what} and has recovered {limit} times already (max_recoveries). Train anew, or go on from the last "
-                "checkpoint, which is untouched, by JEM.load_from_checkpoint(path, lr=...): with a lower lr, more "
-                "sgld_steps, a penalty of 0.1, or gradient_clip=1 with clamp_samples"
-            )
-        self.recovery.go_back(self.network, self.trainer.optimizers[0], self.chains.images)
-        self._seed_chains(self.recovery.count)
-        rank_zero_warn(f"{what}: recovery {self.recovery.count} of at most {limit}, now with {self.recovery.rungs}")
-
-    def report_notes(self) -> dict[str, str | float]:
-        """What a report should say about this run: recoveries and the rungs they led to."""
-        count = max(self.recovery.count, self._restored.get("recoveries", 0))
-        changed = {f"{name} after recoveries": value for name, value in self.recovery.rungs._asdict().items()}
-        return {"recoveries from divergence": count} | (changed if self.recovery.count else {})
-
-    def _seed_chains(self, salt: int) -> None:
-        """A random sequence of its own for each rank, so that no two ranks draw the same noise."""
-        self.chains.seed(torch.initial_seed() + 1_000_003 * salt + 7919 * (self.global_rank + 1), self.device)
-
-    def on_train_start(self) -> None:
-        """Allocate or restore this process' share of the memory and its random state.
-
-        Raises:
-            ValueError: When the memory cannot be shared out evenly over classes and processes.
-        """
-        world = self.trainer.world_size
-        h: Any = self.hparams
-        if h.memory_size % (h.num_classes * world):
-            raise ValueError(
-                f"memory_size is {h.memory_size}; expected a multiple of {h.num_classes} classes x {world} processes"
-            )
-        self._seed_chains(0)
-        self.chains.restore(self._restored, world, self.global_rank, self.device)
-        if self._restored:
-            self.recovery.restore(self._restored, partial(self.chains.share, world_size=world, rank=self.global_rank))
-        self._restored = {}
-        if h.initialisation == "informative" and self.chains.gaussians is None:
-            self.chains.gaussians = fit_class_gaussians(self.trainer, h.num_classes)
-        if h.memory_size and self.chains.memory is None:
-            self.chains.fill_memory(h.memory_size // world, self.device)
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Keep a good state to return to; a batch ends after its checkpoint is written."""
-        step = self.global_step
-        if step % self.hparams["snapshot_every_n_steps"] == 0 or self.recovery.taken_at < 0:
-            self.recovery.take_snapshot(step, self.network, self.trainer.optimizers[0], self.chains.images)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add memories and random states of all ranks, Gaussians, good states, and what recoveries changed."""
-        if self._restored:  # and not trained since
-            checkpoint["jem"] = self._restored
-            return
-        processes: Any = {"all_gather": self.all_gather, "world_size": self.trainer.world_size}
-        recovery = self.recovery.state(partial(self.chains.whole, **processes))
-        checkpoint["jem"] = recovery | self.chains.state(**processes)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what the checkpoint holds until training goes on; until then it serves for sampling."""
-        self._restored = dict(checkpoint.get("jem", {}))
-        if "mean" in self._restored:
-            self.chains.gaussians = ClassGaussians(self._restored["mean"], self._restored["factor"])
-
-    def on_train_end(self) -> None:
-        """Let go of the good states."""
-        self.recovery.forget()
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Cross-entropy and accuracy, on images without dequantisation noise."""
-        self._evaluate(batch, batch_idx, "val")
-
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Logits for the callbacks; loss and accuracy on the in-distribution set, which comes first."""
-        return {"logits": self._evaluate(batch, batch_idx, "test") if dataloader_idx == 0 else self(batch[0])}
-
-    def _evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, stage: str) -> Tensor:
-        x, y = batch
-        check_labelled_batch(x, y, self.image_shape, self.hparams["num_classes"])
-        logits = self(x)
-        count = len(positions(self.trainer, batch_idx, len(y)))
-        counted, y = logits[: count or None], y[: count or None]
-        figures = {"acc": (counted.argmax(1) == y).float().mean(), "log_density": log_density(counted).mean()}
-        figures["loss"] = cross_entropy(counted, y)
-        self.means.log(self, stage, figures, count)
-        return logits
-
-    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Class probabilities ``(B, K)``."""
-        return self(batch if isinstance(batch, Tensor) else batch[0]).softmax(1)
-
-    def configure_optimizers(self) -> Any:
-        """Adam, or SGD with momentum, with warm-up and decay that are stepped with the optimiser."""
-        h: Any = self.hparams
-        if h.optimizer == "sgd":
-            optimizer: torch.optim.Optimizer = torch.optim.SGD(
-                self.parameters(), h.lr, momentum=0.9, weight_decay=h.weight_decay
-            )
-        else:
-            optimizer = torch.optim.Adam(self.parameters(), h.lr, weight_decay=h.weight_decay)
-
-        def factor(step: int) -> float:
-            batches = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
-            # Infinite before the loaders are set up, and for a loader without a length.
-            epoch = self.current_epoch if math.isinf(batches) else step // max(math.ceil(batches), 1)
-            rate = learning_rate_factor(step, epoch, h.warmup_steps, h.decay_epochs, h.decay_rate)
-            return rate * self.recovery.rungs.learning_rate
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

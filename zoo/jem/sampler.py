@@ -1,10 +1,11 @@
 """Stochastic gradient Langevin dynamics and the memory that its chains persist in."""
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Generator, Tensor
+
+from ..shared.arguments import check_at_least, check_positive
 
 
 def sgld(
@@ -29,30 +30,20 @@ def sgld(
         log_density_fn: Maps ``(B, ...)`` to ``(B,)``.
         x: Start of the chains ``(B, ...)``, float; left as it is.
         steps: Number of steps, at least 0.
-        step_size: Factor of the gradient.
+        step_size: Factor of the gradient, at least 0.
         noise_std: Standard deviation of the noise, 0 for plain ascent.
-        gradient_clip: Clamp each entry of the gradient to ``[-gradient_clip, gradient_clip]``.
-        bounds: Clamp the state to this range after each step.
+        gradient_clip: Clamp each entry of the gradient to ``[-gradient_clip, gradient_clip]``, if not None.
+        bounds: Clamp the state to this range after each step, if not None.
         generator: Source of the noise, on ``x``'s device; the global one by default.
 
     Returns:
         The chains' ends ``(B, ...)``, without a graph.
 
     Raises:
-        ValueError: For a negative number of steps or noise, a step size or noise that is not finite, a clip that is not
-            above 0, bounds in the wrong order, or a start that is not floating-point.
+        ValueError: For steps, step size or noise below 0, a clip not above 0, or one of them not finite.
     """
-    if not (steps >= 0 and 0 <= noise_std < math.inf and math.isfinite(step_size)):
-        raise ValueError(
-            f"sgld got steps={steps}, step_size={step_size} and noise_std={noise_std}; expected finite numbers, and no "
-            "negative steps or noise"
-        )
-    if gradient_clip is not None and not gradient_clip > 0:
-        raise ValueError(f"gradient_clip is {gradient_clip}; expected a number above 0, or None")
-    if bounds is not None and not bounds[0] <= bounds[1]:
-        raise ValueError(f"bounds is {bounds}; expected (low, high) with low <= high")
-    if not x.is_floating_point():
-        raise ValueError(f"the chains start from {x.dtype}; expected floating-point images")
+    check_at_least(0, steps=steps, step_size=step_size, noise_std=noise_std)
+    check_positive(gradient_clip=gradient_clip)
     # Plain autograd, right in inference mode too thanks to the copy made inside; torch.func.grad, which would need no
     # context, also builds the graph of the gradient: 7 % slower on a wide ResNet.
     with torch.inference_mode(False), torch.enable_grad():
@@ -78,16 +69,14 @@ class ReplayMemory:
     partitioned: class y owns the slots from ``y * N / K`` up to ``(y + 1) * N / K``.
 
     Args:
-        images: ``(N, ...)``, the initial content; N must be a multiple of ``num_classes``.
+        images: ``(N, ...)``, the initial content.
         num_classes: K.
 
     Raises:
-        ValueError: When N is zero or no multiple of K, or K is below 1.
+        ValueError: When N is no positive multiple of K.
     """
 
     def __init__(self, images: Tensor, num_classes: int) -> None:
-        if num_classes < 1:
-            raise ValueError(f"num_classes is {num_classes}; expected 1 at least")
         if len(images) == 0 or len(images) % num_classes:
             raise ValueError(f"the memory has {len(images)} slots; expected a positive multiple of {num_classes}")
         self.images = images
@@ -97,7 +86,7 @@ class ReplayMemory:
         """Draw distinct slots, with labels one in each label's part of the memory.
 
         Args:
-            count: Number of slots, at least 0.
+            count: Number of slots.
             labels: ``(count,)`` integers, or None for slots of any class.
             generator: Source of randomness, on the memory's device.
 
@@ -105,12 +94,9 @@ class ReplayMemory:
             ``(count,)`` integers, all different.
 
         Raises:
-            ValueError: When the memory, or with labels a class' part of it, has fewer slots than asked for, or labels
-                are no ``count`` integers.
+            ValueError: When the memory, or with labels a class' part of it, has fewer slots than asked for.
         """
         device = self.images.device
-        if count < 0:
-            raise ValueError(f"{count} chains; expected 0 at least")
         if labels is None:
             if count > len(self.images):
                 raise ValueError(f"{count} chains, but the memory has only {len(self.images)} slots")
@@ -118,10 +104,6 @@ class ReplayMemory:
         per_class = len(self.images) // self.num_classes
         if count > per_class:  # whatever the labels: an error must not depend on the draw
             raise ValueError(f"{count} chains with labels, but each class has only {per_class} slots")
-        if labels.shape != (count,) or labels.is_floating_point():
-            raise ValueError(
-                f"labels {tuple(labels.shape)} of {labels.dtype} for {count} chains: expected an integer each"
-            )
         labels = labels.long()
         # The j-th chain of a class takes the j-th entry of one shuffled order: different within each class.
         members = torch.nn.functional.one_hot(labels, self.num_classes)
@@ -138,7 +120,7 @@ class ReplayMemory:
         """The images of these slots, some replaced by new starts.
 
         Args:
-            slots: ``(B,)`` from :meth:`slots`.
+            slots: ``(B,)``, all different.
             fresh: Maps slots ``(b,)`` to new starts ``(b, ...)``, so that a start can fit the slot's class.
             reinit_probability: Probability, for each chain on its own, of a new start.
             generator: Source of randomness, on the memory's device.

@@ -1,6 +1,7 @@
 """Batches: their inputs, and checks that every module makes, each with one message that names the value."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,22 @@ ROUNDING = 1e-3  # how far a pixel may lie outside its range: resizing overshoot
 def batch_inputs(batch: Any) -> Tensor:
     """The inputs x of a batch ``(x, ...)`` or ``x``."""
     return batch if isinstance(batch, Tensor) else batch[0]
+
+
+def check_parts(batch: Any, names: Sequence[str], example: str) -> None:
+    """Check that a batch is a dictionary with some parts.
+
+    Args:
+        batch: Any batch.
+        names: Names of the parts.
+        example: A data module that gives such batches, for the message.
+
+    Raises:
+        ValueError: It is something else, or lacks one.
+    """
+    if not isinstance(batch, dict) or not set(names) <= batch.keys():
+        what = ", ".join(batch) if isinstance(batch, dict) else type(batch).__name__
+        raise ValueError(f"a batch is {what}; expected {' and '.join(names)}, such as {example} gives")
 
 
 def check_images(x: Tensor, image_shape: tuple[int, ...]) -> None:

@@ -2,17 +2,19 @@
 
 The algorithm is that of ``sklearn.ensemble.GradientBoostingClassifier`` with its defaults: 100 stages, trees of depth 3
 that reduce the squared error of the residuals, a Newton step in each leaf, learning rate 0.1, importance by reduction
-of the squared error. The trees are the same up to the draw between equally good splits. What is saved is the sorting:
-the columns are sorted once, and a node hands the order on to its children.
+of the squared error. The trees are the same up to the random choice between equally good splits. Time is saved on
+sorting: the columns are sorted once, and a node hands the order on to its children.
 
-``HistGradientBoostingClassifier`` is faster still, but it has no importances. Nor are they as good from binned codes: a
-boosted tree for one of 40 classes isolates single samples, which bins forbid (measured on 10,000 noisy codes in 1024
-bins: the largest importance 0.20 in the place of 0.26).
+``HistGradientBoostingClassifier`` is faster still, but it has no importances, and those of binned codes would differ: a
+boosted tree for one of 40 classes isolates single samples, which bins forbid (on 10,000 noisy codes in 1024 bins the
+largest importance was 0.20 instead of 0.26).
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
+from sklearn.ensemble import GradientBoostingClassifier
 
 STAGES, RATE = 100, 0.1
 DEPTH = 3
@@ -20,17 +22,25 @@ INNER, LEAVES = 2**DEPTH - 1, 2**DEPTH
 LEVELS = [slice(2**depth - 1, 2 ** (depth + 1) - 1) for depth in range(DEPTH)]  # of the inner nodes
 EQUAL = 1e-7  # values no further apart are not split, as in scikit-learn
 
+FitTrees = Callable[[np.ndarray, np.ndarray, int], Any]
+"""``fit(codes (n, L), labels (n,), seed)`` returns an object with ``predict(codes)`` and ``feature_importances_``."""
+
+
+def fit_exact(codes: np.ndarray, labels: np.ndarray, seed: int = 0) -> GradientBoostingClassifier:
+    """Fit scikit-learn's own trees; arguments as in `fit_boosted`."""
+    return GradientBoostingClassifier(random_state=seed).fit(codes, labels)
+
 
 class Boosted(NamedTuple):
     """Fitted trees. A sample goes right at an inner node where its value is larger than the threshold.
 
     Attributes:
         classes: (K,) the values of the label.
-        start: (T,) scores before the first stage; T trees in a stage, one for two classes, else K.
+        start: (T,) scores before the first stage; T is the number of trees in a stage, 1 for two classes, else K.
         columns: (stages, T, 7) column of each inner node, in breadth-first order.
-        thresholds: (stages, T, 7) of each inner node; infinite where there is no split.
+        thresholds: (stages, T, 7) threshold of each inner node; infinite where there is no split.
         leaves: (stages, T, 8) what each leaf adds to the score, learning rate included.
-        importances: (D,) sums to 1, or 0 where no tree has split.
+        feature_importances_: (L,) sums to 1, or 0 where no tree has split.
     """
 
     classes: np.ndarray
@@ -38,24 +48,19 @@ class Boosted(NamedTuple):
     columns: np.ndarray
     thresholds: np.ndarray
     leaves: np.ndarray
-    importances: np.ndarray
+    feature_importances_: np.ndarray
 
     def predict(self, codes: np.ndarray) -> np.ndarray:
-        """The most probable class.
-
-        Args:
-            codes: (m, D).
-
-        Returns:
-            (m,) values of the label.
-        """
+        """Return the most probable class (m,) of each of the codes (m, L)."""
         values = _columns(codes)
         scores = np.repeat(self.start[:, None], len(codes), 1)
         for columns, thresholds, leaves in zip(self.columns, self.thresholds, self.leaves, strict=True):
             for tree, score in enumerate(scores):
                 node = np.zeros(len(codes), np.int64)
                 for level in LEVELS:
-                    node = 2 * node + _goes_right(values, columns[tree, level], thresholds[tree, level], node)
+                    splits = zip(columns[tree, level], thresholds[tree, level], strict=True)
+                    goes_right = np.stack([values[column] > threshold for column, threshold in splits])
+                    node = 2 * node + goes_right[node, np.arange(len(node))]
                 score += leaves[tree, node]
         if len(scores) == 1:
             return self.classes[(scores[0] > 0).astype(int)]
@@ -66,12 +71,9 @@ def fit_boosted(codes: np.ndarray, labels: np.ndarray, seed: int = 0) -> Boosted
     """Fit the trees.
 
     Args:
-        codes: (n, D) finite values.
+        codes: (n, L) finite values.
         labels: (n,) of at least two values.
-        seed: For the draw between columns that split equally well, as duplicates do.
-
-    Raises:
-        ValueError: Labels of one value.
+        seed: Seed of the random choice between columns that split equally well, as duplicates do.
     """
     classes, ranks = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
@@ -99,15 +101,15 @@ def fit_boosted(codes: np.ndarray, labels: np.ndarray, seed: int = 0) -> Boosted
             size = np.abs(residual)
             numerator = np.bincount(leaf, residual, minlength=LEAVES)
             denominator = np.bincount(leaf, size * (1 - size), minlength=LEAVES)
-            found = np.abs(denominator) > 1e-150
-            leaves[stage, tree] = scale * np.where(found, numerator / np.where(found, denominator, 1), 0)
+            nonzero = np.abs(denominator) > 1e-150
+            leaves[stage, tree] = scale * np.where(nonzero, numerator / np.where(nonzero, denominator, 1), 0)
             scores[tree] += leaves[stage, tree][leaf]
     total = importances.sum()
     return Boosted(classes, start, columns, thresholds, leaves, importances / total if total > 0 else importances)
 
 
 class _Splits(NamedTuple):
-    """Of all inner nodes of a tree, breadth first, (7,) each."""
+    """The splits of all inner nodes of a tree, breadth first, (7,) each."""
 
     column: np.ndarray
     threshold: np.ndarray
@@ -115,12 +117,12 @@ class _Splits(NamedTuple):
 
 
 def _columns(codes: np.ndarray) -> np.ndarray:
-    """(D, n) values in single precision, as scikit-learn's trees see them."""
+    """Codes (n, L) as columns (L, n), rounded to single precision, as scikit-learn's trees see them."""
     return np.ascontiguousarray(codes.T.astype(np.float32)).astype(np.float64)
 
 
 def _probabilities(scores: np.ndarray) -> np.ndarray:
-    """(T, n) of scores: softmax over classes, or the logistic function of one score."""
+    """Probabilities (T, n) from scores (T, n): softmax over classes, or the logistic function of a single score."""
     if len(scores) == 1:
         return 1 / (1 + np.exp(-scores))
     powers = np.exp(scores - scores.max(0))
@@ -130,17 +132,10 @@ def _probabilities(scores: np.ndarray) -> np.ndarray:
 def _grow(
     residual: np.ndarray, values: np.ndarray, order: np.ndarray, tied: bool, rng: np.random.Generator
 ) -> tuple[_Splits, np.ndarray]:
-    """Grow one tree.
+    """Fit one tree to residuals (n,) by the values (L, n); return its splits and the leaf (n,) of each sample.
 
-    Args:
-        residual: (n,) what it is fitted to.
-        values: (D, n).
-        order: (D, n) the samples sorted by each column.
-        tied: Whether a column has a value twice.
-        rng: For the draw between columns.
-
-    Returns:
-        The splits, and the leaf (n,) of each sample.
+    ``order`` (L, n) has the samples sorted by each column, ``tied`` says whether a column has a value twice, ``rng``
+    chooses between columns that split equally well.
     """
     splits = _Splits(np.zeros(INNER, np.int64), np.full(INNER, np.inf), np.zeros(INNER))
     leaf = np.zeros(len(residual), np.int64)
@@ -157,7 +152,7 @@ def _grow(
         is_left[left] = True
         goes_left = is_left.take(group).ravel()
         is_left[left] = False
-        # as many of each column, in the order that they had; `compress` takes a sixth of the time of an index
+        # every column keeps as many samples, in the same order; `compress` takes a sixth of the time of an index
         parts = [group.ravel().compress(chosen) for chosen in (goes_left, ~goes_left)]
         groups += [part.reshape(len(group), -1) for part in parts]
     return splits, leaf
@@ -166,14 +161,7 @@ def _grow(
 def _best_split(
     residual: np.ndarray, values: np.ndarray, group: np.ndarray, tied: bool, rng: np.random.Generator
 ) -> tuple[int, int, float, float]:
-    """The split of a node that reduces the squared error most.
-
-    Args:
-        residual: (n,).
-        values: (D, n).
-        group: (D, m) the node's samples sorted by each column.
-        tied: Whether a column has a value twice.
-        rng: For the draw between columns.
+    """Find the split of a node that reduces the squared error most, by its samples ``group`` (L, m) in sorted order.
 
     Returns:
         Column, number of samples on the left, threshold and reduction. Without a split all samples are on the left.
@@ -183,7 +171,7 @@ def _best_split(
         return 0, size, np.inf, 0.0
     gain = residual.take(group).cumsum(1)[:, :-1]
     number = np.arange(1, size)
-    # with L the sum of n samples on the left of m with mean r, the reduction is (L - n r)² m / (n (m - n))
+    # with S the sum of n samples on the left of m with mean r, the reduction is (S - n r)² m / (n (m - n))
     gain -= number * residual[group[0]].mean()
     gain *= gain
     gain *= size / (number * (size - number))
@@ -199,9 +187,3 @@ def _best_split(
     place = int(gain[column].argmax())
     below, above = values[column, group[column, place : place + 2]]
     return column, place + 1, (below + above) / 2, float(most)
-
-
-def _goes_right(values: np.ndarray, column: np.ndarray, threshold: np.ndarray, node: np.ndarray) -> np.ndarray:
-    """Whether each sample goes right at its node of one level, by values (D, n) and the nodes' thresholds."""
-    sides = np.stack([values[c] > t for c, t in zip(column, threshold, strict=True)])
-    return sides[0] if len(sides) == 1 else sides[node, np.arange(len(node))]

@@ -1,85 +1,57 @@
-"""What every metric refuses, with one message that names the value."""
+"""Validation of codes and factors, the same for every metric, with messages that name the offending value."""
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-LARGEST = float(np.finfo(np.float32).max)  # no network's code is larger, and squares of larger ones overflow
+LARGEST = float(np.finfo(np.float32).max)  # squares of larger codes overflow float64; no network's codes are larger
 
 
 def check_codes(codes: ArrayLike, fewest: int = 2, largest: float = LARGEST) -> np.ndarray:
-    """Codes as float64, after a look at them.
+    """Return codes as float64.
 
     Args:
         codes: (n, L).
-        fewest: Samples that the metric needs.
-        largest: Absolute value that it bears.
-
-    Returns:
-        (n, L) float64.
+        fewest: Smallest number of samples that the metric can be computed from.
+        largest: Largest absolute value that is accepted.
 
     Raises:
-        ValueError: Another shape, no latent, fewer samples, NaN, infinite or larger values.
+        ValueError: Codes of another shape, no latent, too few samples, NaN, infinite or too large values.
     """
-    found = np.asarray(codes, dtype=np.float64)
-    if found.ndim != 2 or found.shape[1] < 1:
-        raise ValueError(f"expected codes of shape (n, latents), got {found.shape}")
-    if len(found) < fewest:
-        raise ValueError(f"expected at least {fewest} samples, got {len(found)}")
-    if broken := int((~np.isfinite(found)).any(1).sum()):
-        raise ValueError(f"NaN or infinite codes in {broken} of {len(found)} samples")
-    if huge := int((np.abs(found) > largest).any(1).sum()):
-        raise ValueError(f"expected codes of at most {largest:.3g}, got larger ones in {huge} of {len(found)} samples")
-    return found
-
-
-def spread(codes: np.ndarray) -> np.ndarray:
-    """Standard deviation of each latent: exactly 0 for a constant one, of which rounding would leave a trace.
-
-    Args:
-        codes: (n, L).
-
-    Returns:
-        (L,).
-    """
-    return np.where(np.ptp(codes, axis=0) > 0, codes.std(0), 0.0)
+    values = np.asarray(codes, dtype=np.float64)
+    if values.ndim != 2 or values.shape[1] < 1:
+        raise ValueError(f"expected codes of shape (n, latents), got {values.shape}")
+    if len(values) < fewest:
+        raise ValueError(f"expected at least {fewest} samples, got {len(values)}")
+    if broken := int((~np.isfinite(values)).any(1).sum()):
+        raise ValueError(f"NaN or infinite codes in {broken} of {len(values)} samples")
+    if huge := int((np.abs(values) > largest).any(1).sum()):
+        raise ValueError(f"expected codes of at most {largest:.3g}, got larger ones in {huge} of {len(values)} samples")
+    return values
 
 
 def check_factors(factors: ArrayLike, samples: int) -> np.ndarray:
-    """Factors as int64, after a look at them.
-
-    Args:
-        factors: (n, K) integers, any values.
-        samples: n of the codes beside them.
-
-    Returns:
-        (n, K) int64.
+    """Return factors (n, K) of so many samples as int64; any integers are accepted.
 
     Raises:
-        ValueError: Another shape or number of samples, no sample, or values that are not whole.
+        ValueError: Factors of another shape or number of samples, no sample, or values that are not whole.
     """
-    found = np.asarray(factors)
-    if found.ndim != 2 or len(found) != samples or found.shape[1] < 1:
-        raise ValueError(f"expected factors of shape ({samples}, factors), got {found.shape}")
+    values = np.asarray(factors)
+    if values.ndim != 2 or len(values) != samples or values.shape[1] < 1:
+        raise ValueError(f"expected factors of shape ({samples}, factors), got {values.shape}")
     if not samples:
         raise ValueError("expected at least one sample, got none")
-    with np.errstate(invalid="ignore"):  # what does not fit is not equal then
-        whole = found.astype(np.int64)
-    if not np.array_equal(whole, found):
-        raise ValueError(f"expected factors that are integers, got {found.dtype} with other values")
+    with np.errstate(invalid="ignore"):  # a value that int64 cannot hold becomes another one, which is refused below
+        whole = values.astype(np.int64)
+    if not np.array_equal(whole, values):
+        raise ValueError(f"expected factors that are integers, got {values.dtype} with other values")
     return whole
 
 
 def varying(factors: np.ndarray) -> np.ndarray:
-    """The columns of factors that take more than one value: one value says nothing about a code.
-
-    Args:
-        factors: (n, K).
-
-    Returns:
-        (K',) positions.
+    """Positions (K',) of the factors (n, K) with more than one value; a constant factor says nothing about a code.
 
     Raises:
-        ValueError: Every factor has one value only.
+        ValueError: Every factor is constant.
     """
     columns = np.flatnonzero((factors != factors[:1]).any(0))
     if not len(columns):
@@ -87,10 +59,17 @@ def varying(factors: np.ndarray) -> np.ndarray:
     return columns
 
 
+def check_sample(codes: ArrayLike, factors: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Return codes (n, L) as float64 and the factors that vary, (n, K'), as int64."""
+    values = check_codes(codes)
+    labels = check_factors(factors, len(values))
+    return values, labels[:, varying(labels)]
+
+
 def check_split(
     codes: ArrayLike, factors: ArrayLike, test_codes: ArrayLike, test_factors: ArrayLike
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Check a training and a test sample.
+    """Return a training and a test sample, codes as float64 and factors as int64.
 
     Args:
         codes: (n, L).
@@ -98,11 +77,8 @@ def check_split(
         test_codes: (m, L).
         test_factors: (m, K).
 
-    Returns:
-        The four, codes as float64 and factors as int64.
-
     Raises:
-        ValueError: One of them is not as expected, or the two samples do not fit.
+        ValueError: Codes or factors are not as expected, or the two samples have not as many columns.
     """
     train, test = check_codes(codes), check_codes(test_codes, 1)
     labels, test_labels = check_factors(factors, len(train)), check_factors(test_factors, len(test))
@@ -114,18 +90,15 @@ def check_split(
     return train, labels, test, test_labels
 
 
-def keep_varying(labels: np.ndarray, test_labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The factors that vary in training.
-
-    Args:
-        labels: (n, K).
-        test_labels: (m, K).
-
-    Returns:
-        (n, K') and (m, K').
-
-    Raises:
-        ValueError: Every factor has one value only.
-    """
+def check_varying_split(
+    codes: ArrayLike, factors: ArrayLike, test_codes: ArrayLike, test_factors: ArrayLike
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """`check_split`, but only with the factors that vary in the training sample."""
+    train, labels, test, test_labels = check_split(codes, factors, test_codes, test_factors)
     columns = varying(labels)
-    return labels[:, columns], test_labels[:, columns]
+    return train, labels[:, columns], test, test_labels[:, columns]
+
+
+def spread(codes: np.ndarray) -> np.ndarray:
+    """Standard deviation (L,) of each latent: exactly 0 where it is constant, of which rounding would leave a trace."""
+    return np.where(np.ptp(codes, axis=0) > 0, codes.std(0), 0.0)

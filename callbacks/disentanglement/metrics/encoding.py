@@ -1,4 +1,4 @@
-"""Codes of images by their factors: each image is encoded once, for all metrics, on any number of processes."""
+"""Codes of images by their factors: each image is encoded once for all metrics, on any number of processes."""
 
 import math
 from typing import Any, NamedTuple
@@ -7,45 +7,60 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
+from torch.distributions import Normal
 from tqdm import tqdm
 
-TABLE = 2**22  # combinations of factors of which codes are kept
+from ...shared.checks import check_shape
+
+TABLE = 2**22  # largest number of combinations of factors whose codes are kept
+
+
+def posterior_moments(module: Any, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Mean and standard deviation (B, L) of a module's ``posterior(x)``, or ``encode(x)`` and None without a posterior.
+
+    Raises:
+        ValueError: The posterior is no ``Normal`` or ``Independent(Normal)``, or codes have another shape.
+    """
+    name = type(module).__name__
+    if not callable(getattr(module, "posterior", None)):
+        return check_shape(module.encode(x), (len(x), "latents"), f"{name}.encode(x)"), None
+    posterior = module.posterior(x)
+    if not isinstance(getattr(posterior, "base_dist", posterior), Normal):
+        raise ValueError(f"expected a Normal or Independent(Normal) from {name}.posterior(x), got {posterior}")
+    shape = (len(x), "latents")
+    mean = check_shape(posterior.mean, shape, f"{name}.posterior(x).mean")
+    return mean, check_shape(posterior.stddev, shape, f"{name}.posterior(x).stddev")
 
 
 class Representations(NamedTuple):
-    """Of n images.
-
-    Attributes:
-        mean: (n, L) float32.
-        deviation: (n, L) of the posterior; None without one.
-        sampled: (n, L) a draw of the posterior; None without one.
-    """
+    """Means (n, L) of n images; with a posterior, its standard deviations and draws from it, (n, L) each."""
 
     mean: np.ndarray
     deviation: np.ndarray | None
     sampled: np.ndarray | None
 
-    def beside_each_other(self) -> np.ndarray:
-        """(n, L) means, or (n, 2 L) means and draws."""
+    @property
+    def codes(self) -> np.ndarray:
+        """Means (n, L), or means and draws side by side (n, 2 L)."""
         return self.mean if self.sampled is None else np.concatenate([self.mean, self.sampled], 1)
 
 
 class Encoding:
-    """Codes of any rows of factors, by a module's ``posterior`` or ``encode`` and a data module's ``images_of``.
+    """Encodes images of factors by a data module's ``images_of`` and a module's ``posterior`` or ``encode``.
 
     If equal factors give equal images, a combination is encoded once and then looked up. Otherwise, and for more than
-    four million combinations, every row asked for is encoded. Work is shared among processes in blocks that do not
-    depend on their number, so that codes are equal to the last digit; every process must ask for the same rows.
+    four million combinations, every requested row is encoded. Processes share the work in blocks that do not depend on
+    the number of processes, so that codes are equal to the last digit; every process must request the same rows.
 
     Args:
-        trainer: Its device, precision and processes are used.
+        trainer: Gives device, precision and processes.
         pl_module: Has ``posterior(x)`` with a mean and a standard deviation (B, L), or ``encode(x) -> (B, L)``.
         data: Has ``factor_sizes``, ``deterministic_images`` and ``images_of``.
-        batch_size: Images at most in one forward pass.
+        batch_size: Largest number of images in one forward pass.
 
     Attributes:
-        encoded: Images so far.
-        num_latents: L, once there was an image.
+        encoded: Number of images encoded so far.
+        num_latents: L, after the first image.
         has_posterior: Whether there is a sampled representation.
     """
 
@@ -61,83 +76,68 @@ class Encoding:
         self._bar = tqdm(desc="images encoded", unit="", unit_scale=True, disable=not shown, leave=False)
 
     def close(self) -> None:
-        """Take the progress bar away."""
+        """Remove the progress bar."""
         self._bar.close()
 
     def representations(self, factors: np.ndarray, generator: torch.Generator) -> Representations:
-        """Means, deviations and draws.
+        """Encode images of factors. A collective.
 
         Args:
             factors: (n, K), equal on all processes.
-            generator: For noise, and for what the images need beside the factors. One number is taken from it, whatever
-                is encoded, so that later draws do not depend on that.
-
-        Raises:
-            ValueError: Codes of another shape, NaN or infinite ones, or standard deviations that are not positive.
+            generator: Seeds the noise and what the images need beside the factors. One number is taken from it, however
+                many images are encoded, so that later draws do not depend on that.
         """
         seed = int(torch.randint(2**62, (), generator=generator))
-        found = self._look_up(factors, seed) if self._keeps else self._encode(factors, seed)
+        moments = self._look_up(factors, seed) if self._keeps else self._encode(factors, seed)
         if not self.has_posterior:
-            return Representations(found, None, None)
-        mean, deviation = np.split(found, 2, axis=1)
+            return Representations(moments, None, None)
+        mean, deviation = np.split(moments, 2, axis=1)
         noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(seed)).numpy()
         return Representations(mean, deviation, mean + deviation * noise)
 
     def codes(self, factors: np.ndarray, generator: torch.Generator) -> np.ndarray:
-        """Means and, with a posterior, a fresh draw beside them: (n, L) or (n, 2 L), see `representations`."""
-        return self.representations(factors, generator).beside_each_other()
+        """Encode images of factors, see `representations`: means (n, L), or means and draws side by side (n, 2 L)."""
+        return self.representations(factors, generator).codes
 
     def _look_up(self, factors: np.ndarray, seed: int) -> np.ndarray:
         index = np.ravel_multi_index(tuple(factors.T), self._sizes)
         missing = np.unique(index[~self._known[index]])
         if len(missing):
-            found = self._encode(np.stack(np.unravel_index(missing, self._sizes), 1), seed)
+            moments = self._encode(np.stack(np.unravel_index(missing, self._sizes), 1), seed)
             if not self._table.size:
-                self._table = np.empty((len(self._known), found.shape[1]), np.float32)
-            self._table[missing] = found
+                self._table = np.empty((len(self._known), moments.shape[1]), np.float32)
+            self._table[missing] = moments
             self._known[missing] = True
         return self._table[index]
 
     def _encode(self, factors: np.ndarray, seed: int) -> np.ndarray:
-        """Means and, with a posterior, deviations of every row. A collective."""
+        """Encode every row: means (n, L), or means and deviations (n, 2 L) of the posterior. A collective."""
         processes, rank = self._trainer.world_size, self._trainer.global_rank
         blocks = math.ceil(len(factors) / self._batch_size)
         size = math.ceil(len(factors) / blocks)
         padded = torch.from_numpy(factors[np.minimum(np.arange(blocks * size), len(factors) - 1)]).split(size)
         rounds = math.ceil(blocks / processes)
-        # every process makes as many forward passes, because a module's may be collective
-        mine = [min(turn * processes + rank, blocks - 1) for turn in range(rounds)]
-        found = []
-        for block in mine:
-            found.append(self._forward(padded[block], torch.Generator().manual_seed(seed + 1 + block)))
+        parts = []
+        for turn in range(rounds):  # every process makes as many forward passes, because a module's may be collective
+            block = min(turn * processes + rank, blocks - 1)
+            parts.append(self._forward(padded[block], torch.Generator().manual_seed(seed + 1 + block)))
             self._bar.update(min(size * processes, len(factors)))
-        local = torch.stack(found)
+        local = torch.stack(parts)
         if processes > 1:
             # (processes, rounds, size, …) to the order of the blocks
             local = self._trainer.strategy.all_gather(local).transpose(0, 1).flatten(0, 1)
         self.encoded += len(factors)
-        return self._checked(local.flatten(0, 1)[: len(factors)].cpu())
+        moments = local.flatten(0, 1)[: len(factors)].cpu()
+        name = type(self._module).__name__
+        if broken := int((~moments.isfinite()).any(1).sum()):
+            raise ValueError(f"NaN or infinite codes of {name} for {broken} of {len(moments)} images")
+        if self.has_posterior and bool((moments[:, self.num_latents :] <= 0).any()):
+            raise ValueError(f"expected positive standard deviations of {name}.posterior(x), got 0 or less")
+        return moments.numpy()
 
     def _forward(self, factors: Tensor, generator: torch.Generator) -> Tensor:
         x = self._data.images_of(factors.to(self._trainer.strategy.root_device), generator)
-        module: Any = self._module
         with torch.no_grad(), self._trainer.precision_plugin.forward_context():
-            if self.has_posterior:
-                posterior = module.posterior(x)
-                parts = [("posterior(x).mean", posterior.mean), ("posterior(x).stddev", posterior.stddev)]
-            else:
-                parts = [("encode(x)", module.encode(x))]
-        for name, part in parts:
-            if not isinstance(part, Tensor) or part.ndim != 2 or len(part) != len(x):
-                found = tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__
-                raise ValueError(f"expected {type(module).__name__}.{name} of shape ({len(x)}, latents), got {found}")
-        self.num_latents = parts[0][1].shape[1]
-        return torch.cat([part.float() for _, part in parts], 1)
-
-    def _checked(self, found: Tensor) -> np.ndarray:
-        name = type(self._module).__name__
-        if broken := int((~found.isfinite()).any(1).sum()):
-            raise ValueError(f"NaN or infinite codes of {name} for {broken} of {len(found)} images")
-        if self.has_posterior and bool((found[:, self.num_latents :] <= 0).any()):
-            raise ValueError(f"expected positive standard deviations of {name}.posterior(x), got 0 or less")
-        return found.numpy()
+            mean, deviation = posterior_moments(self._module, x)
+        self.num_latents = mean.shape[1]
+        return torch.cat([part.float() for part in (mean, deviation) if part is not None], 1)

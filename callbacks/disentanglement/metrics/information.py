@@ -1,45 +1,34 @@
 """Mutual information of codes and factors, and the metrics made of it: MIG and modularity. All in nats.
 
-Official are 20 bins of equal width over the range of a code and plug-in estimates (Locatello et al. 2019). Two things
-are wrong with that: a factor of 40 values cannot be told from a code in 20 bins, so that a perfect code scores 0.90 on
-dSprites; and the plug-in estimate of independent variables with a and b values is about (a - 1)(b - 1) / 2n instead of
-0. Corrected are as many bins as the largest factor has values (`enough_bins`), and the Miller-Madow estimate
-(`corrected=True`).
+The official metrics use 20 bins of equal width over the range of a code and plug-in estimates (Locatello et al. 2019).
+That has two faults. 20 bins cannot tell 40 values of a factor apart, so a perfect code scores 0.90 on dSprites; and the
+plug-in estimate for independent variables with a and b values is about (a - 1)(b - 1) / 2n instead of 0. The
+corrected metrics use as many bins as the largest factor has values (`enough_bins`) and the Miller-Madow estimate
+(``corrected=True``).
 """
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .checks import check_codes, check_factors, varying
+from .checks import check_codes, check_factors, check_sample
 
 BINS = 20
 
 
 def enough_bins(factors: ArrayLike, fewest: int = BINS) -> int:
-    """Number of bins that does not merge values of a factor in an evenly spaced code: the most values, or 20.
-
-    Args:
-        factors: (n, K).
-        fewest: Smallest result.
-    """
+    """Number of bins that merges no values of factors (n, K) in an evenly spaced code: the most values, or 20."""
     whole = check_factors(factors, len(np.atleast_1d(factors)))
     return max(fewest, *(len(np.unique(column)) for column in whole.T))
 
 
 def discretise(codes: ArrayLike, bins: int = BINS) -> np.ndarray:
-    """Bin each latent into intervals of equal width over its range in the sample.
+    """Bin each latent into intervals of equal width over its range: (n, L) int64 in [0, bins).
 
     The largest value is in the last bin; a constant latent is in one bin. One outlier makes all bins wide.
 
     Args:
         codes: (n, L).
-        bins: Of each latent, at least 2.
-
-    Returns:
-        (n, L) int64 in [0, bins).
-
-    Raises:
-        ValueError: Fewer samples than bins, or codes that are not finite.
+        bins: Number of bins of each latent, at least 2 and at most n.
     """
     if bins < 2:
         raise ValueError(f"expected at least 2 bins, got {bins}")
@@ -52,19 +41,13 @@ def discretise(codes: ArrayLike, bins: int = BINS) -> np.ndarray:
 
 
 def mutual_information_matrix(first: ArrayLike, second: ArrayLike, corrected: bool = False) -> np.ndarray:
-    """Mutual information of every column of one table of integers with every column of another.
+    """Mutual information (A, B) in nats of every column of one table of integers with every column of another.
 
     Args:
         first: (n, A) integers, as from `discretise`.
         second: (n, B) integers.
-        corrected: The Miller-Madow estimate: each of the three entropies gets (occupied cells - 1) / 2n added. Zero
-            where that is negative.
-
-    Returns:
-        (A, B) float64, in nats, at least 0.
-
-    Raises:
-        ValueError: A table that is not one of integers, or of another length.
+        corrected: Whether to use the Miller-Madow estimate: each of the three entropies gets (occupied cells - 1) / 2n
+            added. It is 0 where that is negative.
     """
     rows = len(np.atleast_1d(first))
     left, right = _ranks(check_factors(first, rows)), _ranks(check_factors(second, rows))
@@ -72,63 +55,49 @@ def mutual_information_matrix(first: ArrayLike, second: ArrayLike, corrected: bo
 
 
 def entropies(table: ArrayLike, corrected: bool = False) -> np.ndarray:
-    """Entropy of each column of a table of integers.
-
-    Args:
-        table: (n, K) integers.
-        corrected: The Miller-Madow estimate: (values that occur - 1) / 2n are added.
-
-    Returns:
-        (K,) float64, in nats.
-    """
+    """Entropy (K,) in nats of each column of a table of integers (n, K); corrected with (values - 1) / 2n added."""
     whole = check_factors(table, len(np.atleast_1d(table)))
     counts = [np.unique(column, return_counts=True)[1] for column in whole.T]
     extra = [(len(count) - 1) / (2 * len(whole)) if corrected else 0.0 for count in counts]
     return np.array([_entropy(count, len(whole)) + more for count, more in zip(counts, extra, strict=True)])
 
 
+def gaps(matrix: ArrayLike) -> np.ndarray:
+    """Largest minus second largest value (K,) of each column of (L, K); for a single row the second largest is 0."""
+    values = np.asarray(matrix, dtype=np.float64)
+    ordered = np.sort(np.vstack([np.zeros_like(values[:1]), values]), axis=0)
+    return ordered[-1] - ordered[-2]
+
+
 def mig_of_matrix(information: ArrayLike, entropy: ArrayLike) -> float:
     """Mutual information gap (Chen et al. 2018): mean over factors of (largest - second largest) / entropy.
 
-    Of a single latent the second largest is 0. A factor with entropy 0 is left out of the mean.
+    For a single latent the second largest is 0. A factor with entropy 0 is left out of the mean.
 
     Args:
         information: (L, K), in nats.
         entropy: (K,) of the factors, in nats.
-
-    Raises:
-        ValueError: No factor has a positive entropy.
     """
-    matrix, height = np.asarray(information, dtype=np.float64), np.asarray(entropy, dtype=np.float64)
+    height = np.asarray(entropy, dtype=np.float64)
     if not (height > 0).any():
         raise ValueError(f"expected a factor with more than one value, got entropies {height.tolist()}")
-    ordered = np.sort(np.vstack([np.zeros_like(matrix[:1]), matrix]), axis=0)[::-1]
-    gaps = (ordered[0] - ordered[1])[height > 0]
-    return float((gaps / height[height > 0]).mean())
+    return float((gaps(information)[height > 0] / height[height > 0]).mean())
 
 
 def mig(codes: ArrayLike, factors: ArrayLike, bins: int = BINS, corrected: bool = False) -> float:
-    """Mutual information gap of codes, see `mig_of_matrix`.
+    """Mutual information gap of codes, in [0, 1], see `mig_of_matrix`.
 
-    Official: 20 bins and plug-in estimates. Corrected: ``bins=enough_bins(factors), corrected=True``, with which a
-    perfect code of evenly spaced values reaches 1 within the error of the sample, and noise 0.
+    The official metric has 20 bins and plug-in estimates. With ``bins=enough_bins(factors), corrected=True`` a perfect
+    code of evenly spaced values reaches 1 within the error of the sample, and noise 0.
 
     Args:
         codes: (n, L).
         factors: (n, K).
-        bins: Of each latent.
-        corrected: Whether estimates are Miller-Madow's.
-
-    Returns:
-        In [0, 1].
-
-    Raises:
-        ValueError: Codes that are not finite, fewer samples than bins, or no factor that varies.
+        bins: Number of bins of each latent.
+        corrected: Whether to use Miller-Madow estimates.
     """
-    binned = discretise(codes, bins)
-    labels = check_factors(factors, len(binned))
-    labels = labels[:, varying(labels)]
-    return mig_of_matrix(mutual_information_matrix(binned, labels, corrected), entropies(labels, corrected))
+    matrix, labels = _binned_information(codes, factors, bins, corrected)
+    return mig_of_matrix(matrix, entropies(labels, corrected))
 
 
 def modularity_of_matrix(information: ArrayLike, weighted: bool = False) -> float:
@@ -139,13 +108,10 @@ def modularity_of_matrix(information: ArrayLike, weighted: bool = False) -> floa
 
     Args:
         information: (L, K).
-        weighted: Official is the plain mean over all latents: five perfect and five dead ones have 0.5, and noise has
-            0.67 because plug-in estimates are largest for the factor with most values. Corrected is the mean weighted
-            by m: dead and noisy latents count for little beside informative ones. Of noise alone it says no more
-            than the official one.
-
-    Returns:
-        In [0, 1].
+        weighted: The official score is the plain mean over latents: five perfect and five dead ones have 0.5, and noise
+            has 0.67, because plug-in estimates are largest for the factor with most values. The corrected one is the
+            mean weighted by m: dead and noisy latents count for little beside informative ones. For noise alone it
+            tells no more than the official one.
     """
     matrix = np.asarray(information, dtype=np.float64)
     largest, others = matrix.max(1), max(matrix.shape[1] - 1, 1)
@@ -158,39 +124,28 @@ def modularity_of_matrix(information: ArrayLike, weighted: bool = False) -> floa
 
 
 def modularity(codes: ArrayLike, factors: ArrayLike, bins: int = BINS, corrected: bool = False) -> float:
-    """Modularity of codes, see `modularity_of_matrix`.
+    """Modularity of codes, in [0, 1], see `modularity_of_matrix`.
 
     Args:
         codes: (n, L).
         factors: (n, K).
-        bins: Of each latent.
+        bins: Number of bins of each latent.
         corrected: Miller-Madow estimates and the mean weighted by information.
-
-    Raises:
-        ValueError: Codes that are not finite, fewer samples than bins, or no factor that varies.
     """
-    binned = discretise(codes, bins)
-    labels = check_factors(factors, len(binned))
-    matrix = mutual_information_matrix(binned, labels[:, varying(labels)], corrected)
+    matrix, _ = _binned_information(codes, factors, bins, corrected)
     return modularity_of_matrix(matrix, weighted=corrected)
 
 
 def code_mutual_information(codes: ArrayLike, bins: int = BINS, corrected: bool = False) -> float:
-    """Mutual information of two latents, averaged over all pairs of distinct ones.
+    """Mutual information of two latents in nats, averaged over all pairs; 0 for a single latent.
 
     Independent normal latents have about 0.015 for n = 10,000 by the official estimate, and 0.004 by the corrected one,
     which expects all cells to be reached: those in the tails are not.
 
     Args:
         codes: (n, L).
-        bins: Of each latent.
-        corrected: Whether estimates are Miller-Madow's.
-
-    Returns:
-        In nats; 0 for a single latent.
-
-    Raises:
-        ValueError: Codes that are not finite, or fewer samples than bins.
+        bins: Number of bins of each latent.
+        corrected: Whether to use Miller-Madow estimates.
     """
     binned = discretise(codes, bins)
     matrix = mutual_information_matrix(binned, binned, corrected)
@@ -198,8 +153,16 @@ def code_mutual_information(codes: ArrayLike, bins: int = BINS, corrected: bool 
     return float(pairs.mean()) if len(pairs) else 0.0
 
 
+def _binned_information(
+    codes: ArrayLike, factors: ArrayLike, bins: int, corrected: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mutual information (L, K') of binned codes and the factors that vary, and these factors (n, K')."""
+    values, labels = check_sample(codes, factors)
+    return mutual_information_matrix(discretise(values, bins), labels, corrected), labels
+
+
 def _ranks(table: np.ndarray) -> np.ndarray:
-    """Each column's values by their rank, so that any integers can be counted."""
+    """Replace each column's values by their ranks, so that any integers can be counted."""
     return np.stack([np.unique(column, return_inverse=True)[1].reshape(-1) for column in table.T], 1)
 
 
@@ -209,14 +172,14 @@ def _entropy(counts: np.ndarray, rows: int) -> float:
 
 
 def _information(first: np.ndarray, second: np.ndarray, corrected: bool) -> float:
-    """Of two columns of ranks (n,): the sum of p log (p / (p of the row × p of the column)) over occupied cells."""
+    """Mutual information of two columns of ranks (n,): the sum of p log(p / (p of rank 1 × p of rank 2)) over pairs."""
     rows, width = len(first), int(second.max()) + 1
     # sorted, and not counted into a table: two columns of 10,000 values each would need one of 800 MB
     cells, joint = np.unique(first * width + second, return_counts=True)
     left, right = np.bincount(first), np.bincount(second)
     ratio = joint / left[cells // width] * (rows / right[cells % width])
-    found = float((joint / rows * np.log(ratio)).sum())
+    information = float((joint / rows * np.log(ratio)).sum())
     if corrected:
-        found += (len(left) + len(right) - len(cells) - 1) / (2 * rows)
+        information += (len(left) + len(right) - len(cells) - 1) / (2 * rows)
     # rounding must not make a dead latent look informative: modularity divides by the largest information
-    return found if found > 1e-12 else 0.0
+    return information if information > 1e-12 else 0.0

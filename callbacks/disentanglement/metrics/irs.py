@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .checks import check_codes, check_factors, varying
+from .checks import check_sample
 from .information import BINS, discretise
 
 
@@ -13,11 +13,11 @@ class Robustness(NamedTuple):
     """The score and its parts.
 
     Attributes:
-        score: Average over active latents, weighted by their largest deviation; at most 1. Below 0 in odd cases, as
-            in the official code: where the samples of a value lie further from their mean than any from that of all.
+        score: Average over active latents, weighted by their largest deviation; at most 1. It is below 0 in odd cases,
+            as in the official code: where the samples of a value lie further from their mean than any from that of all.
         per_latent: (L,), 0 for a latent without variance.
         matrix: (L, K'), of the factors that vary.
-        num_active: Latents with a variance.
+        num_active: Number of latents with a variance.
     """
 
     score: float
@@ -36,19 +36,14 @@ def irs(codes: ArrayLike, factors: ArrayLike, quantile: float = 0.99, bins: int 
         codes: (n, L).
         factors: (n, K).
         quantile: In (0, 1].
-        bins: Official is 20 bins of the factors, which merge values of larger ones: a perfect code has 0.986 on
-            dSprites. Corrected is None, the values as they are.
-
-    Raises:
-        ValueError: Codes that are not finite, a quantile out of range, or no factor that varies.
+        bins: The official code puts factors into 20 bins, which merge values of larger ones: a perfect code has 0.986
+            on dSprites. With None (the corrected form) values stay as they are.
     """
     if not 0 < quantile <= 1:
         raise ValueError(f"expected a quantile in (0, 1], got {quantile}")
-    values = check_codes(codes)
-    labels = check_factors(factors, len(values))
-    labels = labels[:, varying(labels)]
-    if bins is not None:
-        labels = np.stack([_binned(column, bins) for column in labels.T], 1)
+    values, labels = check_sample(codes, factors)
+    if bins is not None and len(labels) >= bins:  # fewer samples than bins have fewer values than bins
+        labels = discretise(labels, bins)
     largest = np.abs(values - values.mean(0)).max(0)
     active = np.ptp(values, axis=0) > 0
     matrix = np.zeros((values.shape[1], labels.shape[1]))
@@ -59,8 +54,3 @@ def irs(codes: ArrayLike, factors: ArrayLike, quantile: float = 0.99, bins: int 
     per_latent = matrix.max(1)
     score = float(np.average(per_latent[active], weights=largest[active])) if active.any() else 0.0
     return Robustness(score, per_latent, matrix, int(active.sum()))
-
-
-def _binned(column: np.ndarray, bins: int) -> np.ndarray:
-    """A factor in bins; fewer values than bins stay apart, however few samples there are."""
-    return column if len(np.unique(column)) < 2 or len(column) < bins else discretise(column[:, None], bins)[:, 0]

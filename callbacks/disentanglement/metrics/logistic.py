@@ -12,13 +12,13 @@ def fit_logistic(
 ) -> LogisticRegression:
     """Multinomial logistic regression with the library's defaults: L2 penalty, at most 100 iterations.
 
-    That they are not enough for features of very different scales is part of the metric and gives no warning.
+    These are too few for features of very different scales; that is part of the metric, so there is no warning.
 
     Args:
         features: (n, D).
         labels: (n,) of at least two values.
         penalty: C, the inverse of the penalty.
-        regression: One to go on with; None for a new one.
+        regression: A regression to fit once more, from its weights if it has ``warm_start``; None for a new one.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -1,8 +1,8 @@
 """Metrics that fix one factor and vary the others: the BetaVAE score and the FactorVAE score.
 
-Both are in two steps: features of many small batches of codes, then a classifier that tells which factor was fixed. The
-features of one latent do not depend on other latents, so several representations can be measured at once, side by side
-in the columns of the codes.
+Both have two steps: features of many small batches of codes are drawn, then a classifier tells which factor was fixed.
+The features of one latent do not depend on other latents, so several representations can be drawn at once, side by side
+in the columns of the codes; `Points.columns` takes them apart.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,11 +22,11 @@ CodesOf = Callable[[np.ndarray, torch.Generator], ArrayLike]
 
 BATCH = 64  # images of one point or vote
 AT_ONCE = 2**16  # rows of factors in one call
-THRESHOLD = 0.05  # standard deviation of an active latent
+THRESHOLD = 0.05  # smallest standard deviation of an active latent
 
 
 class Points(NamedTuple):
-    """What a classifier sees.
+    """Features and labels that a classifier learns from or is tested on.
 
     Attributes:
         features: (n, L).
@@ -37,7 +37,7 @@ class Points(NamedTuple):
     labels: np.ndarray
 
     def columns(self, chosen: slice | Sequence[int]) -> "Points":
-        """The same points with some of the latents."""
+        """Return the same points with some of the latents."""
         return Points(self.features[:, chosen], self.labels)
 
 
@@ -47,7 +47,7 @@ class Votes(NamedTuple):
     Attributes:
         train: Accuracy on the votes that made the table.
         test: Accuracy on new votes, the score.
-        num_active: Latents with a standard deviation of at least the threshold. Without any, both are 0.
+        num_active: Number of latents with a standard deviation of at least the threshold. Without any, both are 0.
     """
 
     train: float
@@ -63,18 +63,15 @@ def pair_differences(
     generator: torch.Generator,
     batch_size: int = BATCH,
 ) -> Points:
-    """Points of the BetaVAE score: mean absolute difference of the codes of pairs that share one factor.
+    """Draw points of the BetaVAE score: mean absolute differences between the codes of pairs that share one factor.
 
     Args:
         sample: Draws factors.
-        codes_of: Codes of factors.
+        codes_of: Encodes images of factors.
         factor_sizes: Number of values of each factor; one with a single value is never chosen.
-        number: Of points.
-        generator: For all that is drawn.
-        batch_size: Pairs in a point.
-
-    Raises:
-        ValueError: Fewer than two factors have more than one value, or no point is wanted.
+        number: Number of points, at least 1.
+        generator: Source of all random numbers.
+        batch_size: Number of pairs in a point.
     """
     features, labels = [], []
     for fixed in _chosen(factor_sizes, number, generator, 2 * batch_size):
@@ -90,15 +87,12 @@ def pair_differences(
 def beta_vae_score(train: Points, test: Points) -> float:
     """BetaVAE score (Higgins et al. 2017): test accuracy of a logistic regression that names the shared factor.
 
-    As in the study scikit-learn's default regression, on features as they are; dead latents stay in. Chance is one over
-    the number of factors.
+    As in the study it is scikit-learn's default regression, on features that are not standardised; dead latents stay
+    in. Chance is one over the number of factors.
 
     Args:
         train: From `pair_differences`.
         test: Other points.
-
-    Raises:
-        ValueError: Features that are not finite, or training points of one factor only.
     """
     _check_points(train, test)
     if (train.labels == train.labels[0]).all():
@@ -117,18 +111,9 @@ def vote_variances(
     generator: torch.Generator,
     batch_size: int = BATCH,
 ) -> Points:
-    """Votes of the FactorVAE score: variances (ddof 1) of the codes of batches in which one factor is the same.
+    """Draw votes of the FactorVAE score: variances (ddof 1) of the codes of batches in which one factor is the same.
 
-    Args:
-        sample: Draws factors.
-        codes_of: Codes of factors.
-        factor_sizes: Number of values of each factor; one with a single value is never chosen.
-        number: Of votes.
-        generator: For all that is drawn.
-        batch_size: Images of a vote, at least 2.
-
-    Raises:
-        ValueError: Fewer than two factors have more than one value, or no vote is wanted, or of fewer than two images.
+    The arguments are those of `pair_differences`; ``batch_size`` is the number of images of a vote, at least 2.
     """
     if batch_size < 2:
         raise ValueError(f"expected batch_size of at least 2, got {batch_size}")
@@ -145,18 +130,15 @@ def vote_variances(
 def factor_vae_score(train: Points, test: Points, variances: ArrayLike, threshold: float = THRESHOLD) -> Votes:
     """FactorVAE score (Kim and Mnih 2018): a majority vote by the latent with the least normalised variance.
 
-    The table names for each active latent the factor with most votes: of equal ones the first, and the first factor for
-    a latent without votes.
+    Each active latent stands for the factor with most of its training votes: of equal ones the first, and the first
+    factor for a latent without votes.
 
     Args:
         train: From `vote_variances`.
         test: Other votes.
         variances: (L,) of each latent over the data, with ddof 1.
-        threshold: On the standard deviation: latents below are dead and left out. 0.05 is that of the study; codes of
-            another scale need another.
-
-    Raises:
-        ValueError: Features or variances that are not finite, or a variance below 0.
+        threshold: Smallest standard deviation; latents below are dead and left out. 0.05 is that of the study; codes
+            of another scale need another.
     """
     _check_points(train, test)
     overall = check_codes(np.asarray(variances)[None], 1, np.inf)[0]
@@ -182,7 +164,7 @@ def _check_points(train: Points, test: Points) -> None:
 def _chosen(
     factor_sizes: Sequence[int], number: int, generator: torch.Generator, rows_of_each: int
 ) -> Iterator[np.ndarray]:
-    """The factors that are fixed, in groups that fit into memory."""
+    """Draw the factors that are fixed, in groups whose images fit into memory."""
     usable = np.flatnonzero(np.asarray(factor_sizes) > 1)
     if len(usable) < 2:
         raise ValueError(f"expected two factors with more than one value, got factor_sizes={tuple(factor_sizes)}")

@@ -6,13 +6,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.svm import LinearSVC
 
-from .checks import check_codes, check_factors, check_split, keep_varying, varying
+from .checks import check_sample, check_varying_split
+from .information import gaps
 
 PENALTY = 0.01  # C of the official code
 
 
 class Separation(NamedTuple):
-    """The score and what it is made of.
+    """The score and the matrix that it is the mean gap of.
 
     Attributes:
         score: In [0, 1].
@@ -24,14 +25,8 @@ class Separation(NamedTuple):
 
 
 def sap_of_matrix(matrix: ArrayLike) -> float:
-    """Mean over factors of the best latent's score minus the second best's, which is 0 for a single latent.
-
-    Args:
-        matrix: (L, K).
-    """
-    scores = np.asarray(matrix, dtype=np.float64)
-    ordered = np.sort(np.vstack([np.zeros_like(scores[:1]), scores]), axis=0)[::-1]
-    return float((ordered[0] - ordered[1]).mean())
+    """Mean over factors of the best latent's score minus the second best's, by scores (L, K); see `gaps`."""
+    return float(gaps(matrix).mean())
 
 
 def sap(
@@ -39,21 +34,17 @@ def sap(
 ) -> Separation:
     """SAP as in the study: the test accuracy of ``LinearSVC(C=0.01, class_weight="balanced")`` on each single latent.
 
-    One linear machine for each class cannot find an interior value of a factor: on dSprites a perfect code has 0.245.
-    C is small, so codes of small scale are underfitted. Corrected for ordered factors: `sap_continuous`.
+    One linear machine for each class cannot single out a value between others: on dSprites a perfect code has 0.245.
+    C is small, so codes of small scale are underfitted. `sap_continuous` corrects both for ordered factors.
 
     Args:
         codes: (n, L).
         factors: (n, K), taken as classes.
         test_codes: (m, L).
         test_factors: (m, K).
-        seed: Of the solver, which the official code leaves to the global generator.
-
-    Raises:
-        ValueError: Codes that are not finite, shapes that do not fit, or no factor that varies.
+        seed: Seed of the solver, which the official code leaves to the global generator.
     """
-    train, labels, test, test_labels = check_split(codes, factors, test_codes, test_factors)
-    labels, test_labels = keep_varying(labels, test_labels)
+    train, labels, test, test_labels = check_varying_split(codes, factors, test_codes, test_factors)
     matrix = np.empty((train.shape[1], labels.shape[1]))
     for latent in range(train.shape[1]):
         for factor in range(labels.shape[1]):
@@ -66,19 +57,13 @@ def sap(
 def sap_continuous(codes: ArrayLike, factors: ArrayLike) -> Separation:
     """SAP for ordered factors: squared correlation in place of accuracy, 0 for a latent with a variance below 1e-12.
 
-    It is the other branch of the official code. A code that is linear in each factor reaches 1.
+    The official code has this form too. A code that is linear in each factor reaches 1.
 
     Args:
         codes: (n, L).
         factors: (n, K), taken as numbers.
-
-    Raises:
-        ValueError: Codes that are not finite, or no factor that varies.
     """
-    values = check_codes(codes)
-    labels = check_factors(factors, len(values))
-    labels = labels[:, varying(labels)].astype(np.float64)
-    values, labels = values - values.mean(0), labels - labels.mean(0)
+    values, labels = (table - table.mean(0) for table in check_sample(codes, factors))
     variance = (values**2).mean(0) * len(values) / (len(values) - 1)
     square = (values.T @ labels) ** 2 / np.maximum((values**2).sum(0)[:, None] * (labels**2).sum(0), 1e-300)
     matrix = np.where(variance[:, None] > 1e-12, square, 0)

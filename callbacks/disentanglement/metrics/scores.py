@@ -1,12 +1,14 @@
-"""All scores of one representation, by the name of the metric, from codes that are there already."""
+"""All scores of one representation, by the name of the metric, from samples of codes and factors."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import downstream
-from .dci import dci, dci_exact
+from .boosting import FitTrees, fit_boosted
+from .dci import dci
+from .downstream import boosted_trees, efficiency, logistic_regression
 from .explicitness import explicitness
 from .information import code_mutual_information, discretise, enough_bins, mig, modularity, mutual_information_matrix
 from .irs import irs
@@ -14,7 +16,7 @@ from .pairs import Points, beta_vae_score, factor_vae_score
 from .sap import sap, sap_continuous
 from .unsupervised import gaussian_correlation
 
-Found = tuple[dict[str, float], dict[str, Any]]
+Scores = tuple[dict[str, float], dict[str, Any]]
 """Scores by name, and matrices by name."""
 
 
@@ -26,77 +28,81 @@ class Split(NamedTuple):
     test_codes: np.ndarray
     test_factors: np.ndarray
 
+    def columns(self, latents: slice) -> "Split":
+        """Return the same samples with some of the latents."""
+        return self._replace(codes=self.codes[:, latents], test_codes=self.test_codes[:, latents])
+
 
 class Material(NamedTuple):
-    """What the metrics are computed from, of one representation.
+    """Samples that the metrics of a representation are computed from.
 
     Attributes:
-        split: For all metrics but the next three.
-        points: Training and test points of the BetaVAE score.
-        votes: Training and test votes of the FactorVAE score.
+        split: For all metrics but those of the next three attributes.
+        points: Training and test points of the BetaVAE score; empty where it is not computed.
+        votes: Training and test votes of the FactorVAE score; empty where it is not computed.
         tasks: Samples for downstream tasks, by the number of training samples.
-        exact: scikit-learn's boosted trees in the place of our faster ones.
-        seed: Of whatever is random in a classifier.
+        fit_trees: How boosted trees are fitted.
+        seed: Seed of whatever is random in a classifier.
     """
 
     split: Split
-    points: tuple[Points, Points] | None
-    votes: tuple[Points, Points] | None
+    points: tuple[Points, ...]
+    votes: tuple[Points, ...]
     tasks: Mapping[int, Split]
-    exact: bool
-    seed: int
+    fit_trees: FitTrees = fit_boosted
+    seed: int = 0
+
+    def columns(self, latents: slice) -> "Material":
+        """Return the same samples, points and votes with some of the latents."""
+        points, votes = (tuple(part.columns(latents) for part in pair) for pair in (self.points, self.votes))
+        tasks = {size: split.columns(latents) for size, split in self.tasks.items()}
+        return self._replace(split=self.split.columns(latents), points=points, votes=votes, tasks=tasks)
 
 
-def _beta_vae(material: Material) -> Found:
-    assert material.points is not None  # made where this metric is asked for
+def _beta_vae(material: Material) -> Scores:
     return {"beta_vae": beta_vae_score(*material.points)}, {}
 
 
-def _factor_vae(material: Material) -> Found:
-    assert material.votes is not None  # made where this metric is asked for
-    found = factor_vae_score(*material.votes, material.split.codes.var(0, ddof=1, dtype=np.float64))
-    return {"factor_vae": found.test, "factor_vae_active": float(found.num_active)}, {}
+def _factor_vae(material: Material) -> Scores:
+    train, test = material.votes
+    votes = factor_vae_score(train, test, material.split.codes.var(0, ddof=1, dtype=np.float64))
+    return {"factor_vae": votes.test, "factor_vae_active": float(votes.num_active)}, {}
 
 
-def _mig(material: Material) -> Found:
+def _mig(material: Material) -> Scores:
     codes, factors = material.split[:2]
     scores = {"mig": mig(codes, factors), "mig_corrected": mig(codes, factors, enough_bins(factors), True)}
     return scores, {"mutual_information": mutual_information_matrix(discretise(codes), factors)}
 
 
-def _modularity(material: Material) -> Found:
+def _modularity(material: Material) -> Scores:
     codes, factors = material.split[:2]
     corrected = modularity(codes, factors, enough_bins(factors), True)
     return {"modularity": modularity(codes, factors), "modularity_corrected": corrected}, {}
 
 
-def _explicitness(material: Material) -> Found:
+def _explicitness(material: Material) -> Scores:
     return {"explicitness": explicitness(*material.split).test}, {}
 
 
-def _dci(material: Material) -> Found:
-    found = (dci_exact if material.exact else dci)(*material.split, seed=material.seed)
-    scores = {
-        "dci_disentanglement": found.disentanglement,
-        "dci_completeness": found.completeness,
-        "dci_informativeness": found.informativeness,
-        "dci_informativeness_train": found.informativeness_train,
-    }
-    return scores, {"importance": found.importance}
+def _dci(material: Material) -> Scores:
+    parts = dci(*material.split, material.seed, material.fit_trees)
+    names = ("disentanglement", "completeness", "informativeness", "informativeness_train")
+    return {f"dci_{name}": getattr(parts, name) for name in names}, {"importance": parts.importance}
 
 
-def _sap(material: Material) -> Found:
-    found = sap(*material.split, seed=material.seed)
-    scores = {"sap": found.score, "sap_continuous": sap_continuous(*material.split[:2]).score}
-    return scores, {"sap": found.matrix}
+def _sap(material: Material) -> Scores:
+    separation = sap(*material.split, material.seed)
+    scores = {"sap": separation.score, "sap_continuous": sap_continuous(*material.split[:2]).score}
+    return scores, {"sap": separation.matrix}
 
 
-def _irs(material: Material) -> Found:
+def _irs(material: Material) -> Scores:
     codes, factors = material.split[:2]
     return {"irs": irs(codes, factors).score, "irs_corrected": irs(codes, factors, bins=None).score}, {}
 
 
-def _unsupervised(material: Material) -> Found:
+def _unsupervised(material: Material) -> Scores:
     codes = material.split.codes
     scores = {
         "code_mutual_information": code_mutual_information(codes),
@@ -105,30 +111,23 @@ def _unsupervised(material: Material) -> Found:
     return gaussian_correlation(codes)._asdict() | scores, {}
 
 
-def _downstream(material: Material) -> Found:
+def _downstream(material: Material) -> Scores:
     scores: dict[str, float] = {}
     by_factor: dict[str, dict[int, list[float]]] = {}
-    for name in ("logistic_regression", "boosted_trees"):
-        found = {}
-        for size, split in material.tasks.items():
-            if name == "logistic_regression":
-                found[size] = downstream.logistic_regression(*split)
-            else:
-                fit = downstream.boosted_trees_exact if material.exact else downstream.boosted_trees
-                found[size] = fit(*split, seed=material.seed)
-            scores |= {f"{name}_{size}": found[size].test.mean(), f"{name}_{size}_min": found[size].test.min()}
-        if len(found) > 1:
-            scores[f"{name}_efficiency"] = downstream.efficiency(found, *_few_and_many(found))
-        by_factor[name] = {size: accuracy.test.tolist() for size, accuracy in found.items()}
+    trees = partial(boosted_trees, seed=material.seed, fit=material.fit_trees)
+    for name, task in (("logistic_regression", logistic_regression), ("boosted_trees", trees)):
+        accuracies = {size: task(*split) for size, split in material.tasks.items()}
+        for size, accuracy in accuracies.items():
+            scores |= {f"{name}_{size}": accuracy.test.mean(), f"{name}_{size}_min": accuracy.test.min()}
+        if len(accuracies) > 1:
+            # 100 and 10,000 as in the paper where they are among the sizes
+            few, many = (100, 10000) if {100, 10000} <= accuracies.keys() else (min(accuracies), max(accuracies))
+            scores[f"{name}_efficiency"] = efficiency(accuracies, few, many)
+        by_factor[name] = {size: accuracy.test.tolist() for size, accuracy in accuracies.items()}
     return {name: float(score) for name, score in scores.items()}, {"downstream": by_factor}
 
 
-def _few_and_many(sizes: Mapping[int, Any]) -> tuple[int, int]:
-    """100 and 10,000 as in the paper where they are among the sizes, else the smallest and the largest."""
-    return (100, 10000) if {100, 10000} <= sizes.keys() else (min(sizes), max(sizes))
-
-
-SCORES: dict[str, Callable[[Material], Found]] = {
+SCORES: dict[str, Callable[[Material], Scores]] = {
     "beta_vae": _beta_vae,
     "factor_vae": _factor_vae,
     "mig": _mig,

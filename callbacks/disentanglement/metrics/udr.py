@@ -15,10 +15,10 @@ PENALTY = 0.1  # of the lasso
 
 
 class Ranking(NamedTuple):
-    """UDR of each model.
+    """UDR score of each model.
 
     Attributes:
-        scores: (M,) median over the other models, larger for a model that others agree with.
+        scores: (M,) median over the other models; larger for a model that others agree with.
         pairwise: (M, M) how alike two models are; the diagonal is NaN.
     """
 
@@ -27,41 +27,22 @@ class Ranking(NamedTuple):
 
 
 def lasso_similarity(first: ArrayLike, second: ArrayLike) -> np.ndarray:
-    """Absolute weights of a lasso (penalty 0.1) that predicts the second codes from the first.
-
-    Args:
-        first: (n, A), standardised.
-        second: (n, B), standardised.
-
-    Returns:
-        (A, B), at least 0.
-    """
+    """Absolute weights (A, B) of a lasso (penalty 0.1) that predicts codes (n, B) from (n, A), both standardised."""
     weights = Lasso(alpha=PENALTY).fit(np.asarray(first), np.asarray(second)).coef_
     return np.abs(weights).reshape(-1, np.asarray(first).shape[1]).T
 
 
 def spearman_similarity(first: ArrayLike, second: ArrayLike) -> np.ndarray:
-    """Absolute Spearman correlation of each latent of the first codes with each of the second; 0 for a constant one.
-
-    Args:
-        first: (n, A).
-        second: (n, B).
-
-    Returns:
-        (A, B) in [0, 1].
-    """
+    """Absolute Spearman correlation (A, B) of each latent of codes (n, A) and of (n, B); 0 for a constant one."""
     tables = [_standardised(rankdata(np.asarray(table), axis=0)) for table in (first, second)]
     return np.abs(tables[0].T @ tables[1]) / len(tables[0])
 
 
 def similarity_score(similarity: ArrayLike) -> float:
-    """How nearly each latent of one model is like one latent of the other: 1 for a permutation matrix.
+    """How nearly each latent of one model is like one latent of another, by similarities (A, B) of at least 0.
 
-    Of each row and column largest² / sum, averaged over rows and over columns, and the mean of the two. A row of zeros
-    has 0, and so has a matrix without rows or columns.
-
-    Args:
-        similarity: (A, B), at least 0.
+    It is largest² / sum of each row and column, averaged over rows and over columns, and the mean of the two: 1 for a
+    permutation matrix. A row of zeros counts 0, and a matrix without rows or columns is 0.
     """
     matrix = np.asarray(similarity, dtype=np.float64)
     if not matrix.size:
@@ -74,7 +55,7 @@ def similarity_score(similarity: ArrayLike) -> float:
 
 
 def udr(codes: Sequence[ArrayLike], kl: Sequence[ArrayLike], spearman: bool = False) -> Ranking:
-    """UDR of models that were trained alike but for the seed, from their codes of the same images.
+    """UDR of models that were trained with different seeds only, from their codes of the same images.
 
     Latents with a KL divergence of at most 0.01 nats are left out. The study of Duan et al. has both similarities, the
     lasso's as the better one; they are not symmetric, so the score of a model is the median over the models that
@@ -83,7 +64,7 @@ def udr(codes: Sequence[ArrayLike], kl: Sequence[ArrayLike], spearman: bool = Fa
     Args:
         codes: (n, L) of each of M models, of the same n images.
         kl: (L,) mean KL divergence of each latent of each model, as from `unsupervised.kl_per_latent`.
-        spearman: Spearman correlations instead of the lasso.
+        spearman: Whether to use Spearman correlations instead of the lasso.
 
     Raises:
         ValueError: Fewer than two models, codes that are not finite or of different images, or a KL that is NaN.

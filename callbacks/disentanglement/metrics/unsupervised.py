@@ -9,13 +9,13 @@ from .checks import check_codes
 
 
 class Correlation(NamedTuple):
-    """What a covariance says about the dependence of latents, if they were jointly normal.
+    """How far latents depend on each other by their covariance, as if they were jointly normal.
 
     Attributes:
         total_correlation: KL divergence from the product of the marginals, in nats; infinite where a latent is a linear
             function of others.
         wasserstein: Squared 2-Wasserstein distance to the product of the marginals, in squared units of the codes.
-        wasserstein_normalised: The same by the total variance.
+        wasserstein_normalised: The same divided by the total variance.
     """
 
     total_correlation: float
@@ -24,17 +24,11 @@ class Correlation(NamedTuple):
 
 
 def correlation_of_covariance(covariance: ArrayLike) -> Correlation:
-    """Gaussian total correlation and Wasserstein correlation of a covariance matrix.
+    """Gaussian total correlation and Wasserstein correlation of a covariance (L, L), positive semi-definite.
 
     Total correlation: ½ (Σ ln S_ii - ln det S). Wasserstein: 2 tr S - 2 tr (D½ S D½)½ with D the diagonal of S (the
     official code takes the root of D S, which has the same eigenvalues). A latent without variance depends on nothing
     and is left out; the official total correlation is NaN then.
-
-    Args:
-        covariance: (L, L), symmetric, positive semi-definite.
-
-    Raises:
-        ValueError: It is not finite, not square, not symmetric, or has a negative variance.
     """
     matrix = np.asarray(covariance, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not np.isfinite(matrix).all():
@@ -57,40 +51,28 @@ def correlation_of_covariance(covariance: ArrayLike) -> Correlation:
 
 
 def gaussian_correlation(codes: ArrayLike) -> Correlation:
-    """`correlation_of_covariance` of a sample, whose covariance is divided by n - 1.
+    """`correlation_of_covariance` of the covariance of codes (n, L), with the divisor n - 1.
 
     For independent latents the total correlation is about L (L - 1) / 4n instead of 0.
-
-    Args:
-        codes: (n, L).
-
-    Raises:
-        ValueError: Fewer than two samples, or codes that are not finite.
     """
     values = check_codes(codes)
     varies = np.ptp(values, axis=0) > 0
     covariance = np.zeros((values.shape[1],) * 2)
-    if varies.any():  # a constant latent has none, but for rounding, which would correlate with that of others
+    if varies.any():  # the rounding errors of constant latents would correlate with each other
         covariance[np.ix_(varies, varies)] = np.cov(values[:, varies], rowvar=False, ddof=1)
     return correlation_of_covariance(covariance)
 
 
 def kl_per_latent(mean: ArrayLike, deviation: ArrayLike) -> np.ndarray:
-    """KL divergence of normal posteriors from the standard normal prior, averaged over images.
+    """KL divergence (L,) in nats of normal posteriors from the standard normal prior, averaged over images.
 
     Args:
         mean: (n, L).
         deviation: (n, L) standard deviations, positive.
-
-    Returns:
-        (L,) float64, in nats, at least 0.
-
-    Raises:
-        ValueError: No image, or a deviation that is not positive.
     """
-    centre, spread = np.asarray(mean, dtype=np.float64), np.asarray(deviation, dtype=np.float64)
-    if not len(spread) or not (spread > 0).all():
-        raise ValueError(f"expected positive standard deviations of an image at least, got shape {spread.shape}")
-    log_variance = 2 * np.log(spread)
+    centre, scale = np.asarray(mean, dtype=np.float64), np.asarray(deviation, dtype=np.float64)
+    if not len(scale) or not (scale > 0).all():
+        raise ValueError(f"expected positive standard deviations of an image at least, got shape {scale.shape}")
+    log_variance = 2 * np.log(scale)
     # `expm1`, because near the prior σ² - ln σ² - 1 is lost in the rounding of 1
     return 0.5 * (centre**2 + np.maximum(np.expm1(log_variance) - log_variance, 0)).mean(0)

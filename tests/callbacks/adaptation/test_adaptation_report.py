@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from adaptation_toys import Adapting, Pair, fit, trainer_of
-from evaluation_toys import Dump
+from adaptation_toys import Adapting, Pair, fit
+from evaluation_toys import Dump, trainer_of
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
@@ -54,20 +54,21 @@ def test_tsne_has_one_answer_and_leaves_the_random_state_alone():
     assert np.array_equal(np.random.get_state()[1], state)  # noqa: NPY002  # the same
 
 
-def run_all(tmp_path, *more, max_epochs=2, **arguments):
-    """Fit, and test in a fresh trainer from a checkpoint that is read with weights_only=True."""
-    logger, callback = CSVLogger(tmp_path, "run"), AdaptationEvaluation(max_points=15)
-    fitted = fit([callback, *more], max_epochs=max_epochs, **arguments)
-    fitted.save_checkpoint(tmp_path / "last.ckpt", weights_only=False)
-    fresh = AdaptationEvaluation(max_points=15)
-    trainer = trainer_of(fresh, Report(), logger=logger, default_root_dir=tmp_path)
-    trainer.test(Adapting(), Pair(), ckpt_path=str(tmp_path / "last.ckpt"), verbose=False, weights_only=True)
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A fit, and a test in a fresh trainer from a checkpoint that is read with weights_only=True."""
+    folder = tmp_path_factory.mktemp("run")
+    torch.manual_seed(0)
+    logger, callback, fresh = CSVLogger(folder, "run"), *(AdaptationEvaluation(max_points=15) for _ in range(2))
+    checkpoint = ModelCheckpoint(folder, monitor="validator/dev", mode="max")
+    fit([callback, checkpoint], max_epochs=2, enable_checkpointing=True).save_checkpoint(folder / "last.ckpt")
+    trainer = trainer_of(fresh, Report(), logger=logger, default_root_dir=folder)
+    trainer.test(Adapting(), Pair(), ckpt_path=str(folder / "last.ckpt"), verbose=False, weights_only=True)
     return callback, fresh, Path(logger.log_dir)
 
 
-def test_a_fresh_process_shows_the_features_before_and_after_training(tmp_path):
-    torch.manual_seed(0)
-    callback, fresh, folder = run_all(tmp_path)
+def test_a_fresh_process_shows_the_features_before_and_after_training(run):
+    callback, fresh, folder = run
     assert fresh.validation == callback.validation
     untrained, data = Adapting().eval(), Pair()
     parts = [part[1].tensors for part in (data.source, data.target)]
@@ -86,9 +87,8 @@ def test_a_fresh_process_shows_the_features_before_and_after_training(tmp_path):
         assert picture.std() > 10
 
 
-def test_the_report_shows_validators_oracle_and_pictures(tmp_path):
-    checkpoint = ModelCheckpoint(tmp_path, monitor="validator/dev", mode="max")
-    _, fresh, folder = run_all(tmp_path, checkpoint, max_epochs=1, enable_checkpointing=True)
+def test_the_report_shows_validators_oracle_and_pictures(run):
+    _, fresh, folder = run
     page = (folder / "report.html").read_text(encoding="utf-8")
     section = page[page.index("<h2>Domain adaptation</h2>") :]
     section = section[: section.index("</section>")]
@@ -132,7 +132,7 @@ def test_what_checkpoints_and_early_stopping_went_by_is_kept(tmp_path):
 
 def test_the_report_says_so_where_the_oracle_chose():
     def shown(*monitors):
-        return adaptation_section({"a": {"adaptation": adaptation_results(monitors)}}, Figures())
+        return adaptation_section({"a": {"adaptation": adaptation_results(monitors) | {"pca": {}}}}, Figures())
 
     page = shown("oracle/val_acc", "validator/snd")
     assert "Careful: the training went by oracle/val_acc, so labels of the target were used for a choice." in page
@@ -210,7 +210,7 @@ class Untimed(Callback):
         callback.results.pop("tsne", None)
 
 
-@pytest.mark.parametrize("devices", [2, 3])
+@pytest.mark.parametrize("devices", [2, pytest.param(3, marks=pytest.mark.long)])
 def test_several_processes_give_the_figures_of_one_to_the_last_digit(tmp_path, monkeypatch, devices):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.delenv("MASTER_PORT", raising=False)

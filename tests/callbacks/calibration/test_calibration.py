@@ -12,7 +12,7 @@ from callbacks import CalibrationEvaluation
 from callbacks.calibration import metrics
 from callbacks.shared.batches import fingerprints
 
-FIGURES = ("accuracy", "nll", "brier", "ece", "rmsce", "mce", "ace", "classwise_ece", "aurc", "mean_confidence")
+METRICS = ("accuracy", "nll", "brier", "ece", "rmsce", "mce", "ace", "classwise_ece", "aurc", "mean_confidence")
 
 
 def evaluate(module=None, data=None, callback=None, **options):
@@ -37,7 +37,7 @@ class Returning(Foreign):
         return self.change(super().forward(x))
 
 
-def test_figures_before_and_after_are_those_of_the_first_test_set():
+def test_metrics_before_and_after_are_those_of_the_first_test_set():
     data, module = Data(), ToyClassifier()
     results, _ = evaluate(module, data)
     logits, labels = table(data.tests[0], module)
@@ -65,14 +65,14 @@ def test_results_are_plain_and_without_nan():
     )
 
 
-def test_every_figure_is_logged_once_under_a_stable_key():
+def test_every_metric_is_logged_once_under_a_stable_key():
     results, trainer = evaluate()
     logged = trainer.callback_metrics
-    for name in FIGURES:
+    for name in METRICS:
         assert logged[f"calibration/{name}"].item() == pytest.approx(results["before"][name], rel=1e-6)
         assert logged[f"calibration/{name}_after"].item() == pytest.approx(results["after"][name], rel=1e-6)
     assert logged["calibration/temperature"].item() == pytest.approx(results["temperature"])
-    assert len(logged) == 2 * len(FIGURES) + 1
+    assert len(logged) == 2 * len(METRICS) + 1
 
 
 def test_bins_and_convention_are_arguments():

@@ -63,7 +63,7 @@ def test_a_confidence_of_zero_is_in_the_first_bin_or_for_guo_in_none():
     assert metrics.ece(closed_right) == pytest.approx(0.15)  # weighted by all samples
 
 
-def test_other_figures_of_the_sheet():
+def test_other_metrics_of_the_sheet():
     logits, labels = torch.tensor(P).log(), torch.tensor(Y)
     confidence, correct = metrics.top_label(P, Y)
     assert (confidence.tolist(), correct.tolist()) == ([0.7, 0.6, 0.5, 0.8, 0.4], [True, False, True, True, False])
@@ -81,7 +81,7 @@ def test_other_figures_of_the_sheet():
     assert metrics.aurc(*metrics.top_label(NO_EDGE, Y)) == pytest.approx(np.mean(risks_by_coverage))
 
 
-def test_figures_agree_with_torchmetrics_and_scikit_learn_where_conventions_do():
+def test_metrics_agree_with_torchmetrics_and_scikit_learn_where_conventions_do():
     logits, labels = random_case()
     p, y = metrics.softmax(logits), labels.numpy()
     bins = metrics.reliability(*metrics.top_label(p, y), 15)
@@ -98,7 +98,7 @@ def test_saturated_logits_give_a_finite_nll():
     assert metrics.nll(torch.tensor([[1000.0, 0.0], [1000.0, 0.0]]), torch.tensor([0, 1])) == 500.0
 
 
-def test_figures_do_not_depend_on_the_order_even_with_equal_confidences():
+def test_metrics_do_not_depend_on_the_order_even_with_equal_confidences():
     generator = np.random.default_rng(0)
     confidence, correct = generator.integers(5, 11, 500) / 10, generator.integers(0, 2, 500)
     shuffled = generator.permutation(500)

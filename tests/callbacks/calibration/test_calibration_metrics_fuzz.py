@@ -71,7 +71,7 @@ def test_binned_errors_are_those_of_a_loop_over_samples_and_edges(case, bins, ri
     assert found.count.sum() == sum(in_bin(value, bins, right_closed) is not None for value in case[0])
 
 
-FIGURES = {
+METRICS = {
     "ece": lambda c, h: metrics.ece(metrics.reliability(c, h)),
     "ece, Guo": lambda c, h: metrics.ece(metrics.reliability(c, h, right_closed=True)),
     "mce": lambda c, h: metrics.mce(metrics.reliability(c, h)),
@@ -81,15 +81,15 @@ FIGURES = {
 }
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", METRICS)
 @given(case=judged(), random=st.randoms(use_true_random=False))
-def test_no_figure_depends_on_the_order_of_the_samples_to_the_last_digit(name, case, random):
+def test_no_metric_depends_on_the_order_of_the_samples_to_the_last_digit(name, case, random):
     order = list(range(len(case[0])))
     random.shuffle(order)
-    assert FIGURES[name](*case) == FIGURES[name](case[0][order], case[1][order])
+    assert METRICS[name](*case) == METRICS[name](case[0][order], case[1][order])
 
 
-@pytest.mark.parametrize("name", [name for name in FIGURES if name != "aurc"])
+@pytest.mark.parametrize("name", [name for name in METRICS if name != "aurc"])
 @given(case=judged(), times=st.integers(2, 4))
 def test_the_same_data_several_times_have_the_same_calibration(name, case, times):
     if name == "ace":
@@ -97,7 +97,7 @@ def test_the_same_data_several_times_have_the_same_calibration(name, case, times
         found = metrics.adaptive_ece(np.tile(case[0], times), np.tile(case[1], times), samples)
         assert found == pytest.approx(metrics.adaptive_ece(*case, samples), abs=1e-13)
     else:
-        assert FIGURES[name](*(np.tile(part, times) for part in case)) == pytest.approx(FIGURES[name](*case), abs=1e-13)
+        assert METRICS[name](*(np.tile(part, times) for part in case)) == pytest.approx(METRICS[name](*case), abs=1e-13)
 
 
 @given(judged(), st.integers(1, 30))
@@ -182,7 +182,7 @@ def test_logits_in_half_precision_are_judged_in_float64(dtype, case):
 @given(judged())
 def test_confidences_in_half_precision_are_averaged_in_float64(case):
     half = case[0].astype(np.float16)
-    for name, figure in FIGURES.items():
+    for name, figure in METRICS.items():
         assert figure(half, case[1].astype(np.int8)) == figure(half.astype(np.float64), case[1]), name
     in_one_bin = metrics.adaptive_ece(half, case[1], 1), metrics.adaptive_ece(half.astype(np.float64), case[1], 1)
     assert in_one_bin[0] == in_one_bin[1]
@@ -248,7 +248,7 @@ def test_labels_of_another_kind_are_refused(labels):
 @pytest.mark.parametrize("value", [math.nan, -0.1, 1.1, math.inf])
 def test_what_is_no_probability_is_refused(value):
     confidence, correct = np.array([0.5, value]), np.array([1, 0])
-    for figure in FIGURES.values():
+    for figure in METRICS.values():
         with pytest.raises(ValueError, match=r"confidences in \[0, 1\], got 1 of 2 that are NaN or outside"):
             figure(confidence, correct)
     for figure in (metrics.accuracy, metrics.brier, metrics.classwise_ece):
@@ -257,7 +257,7 @@ def test_what_is_no_probability_is_refused(value):
 
 
 def test_no_sample_and_no_bin_are_refused_and_have_no_error_of_zero():
-    for figure in FIGURES.values():
+    for figure in METRICS.values():
         with pytest.raises(ValueError, match=r"hits of shape \(N,\), N >= 1, got \(0,\) and \(0,\)"):
             figure(np.array([]), np.array([]))
     for figure in (metrics.accuracy, metrics.brier, metrics.classwise_ece):

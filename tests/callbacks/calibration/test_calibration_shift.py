@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks import CalibrationEvaluation
 from callbacks.calibration import metrics
-from callbacks.calibration.callback import FIGURES
+from callbacks.calibration.callback import METRICS
 
 TARGET = "target/moved"
 
@@ -39,7 +39,7 @@ def test_the_target_is_judged_before_and_after_the_temperature_of_the_source():
     for part, z in (("before", logits), ("after", logits.double() / temperature)):
         p = metrics.softmax(z)
         bins = metrics.reliability(*metrics.top_label(p, labels.numpy()))
-        assert set(found[part]) == {*FIGURES, "diagram"}
+        assert set(found[part]) == {*METRICS, "diagram"}
         assert found[part]["accuracy"] == metrics.accuracy(p, labels.numpy())
         assert found[part]["nll"] == pytest.approx(metrics.nll(z, labels), rel=1e-12)
         assert found[part]["ece"] == pytest.approx(metrics.ece(bins), rel=1e-12)
@@ -51,14 +51,14 @@ def test_the_source_is_judged_as_without_a_target():
     shifted, one = evaluate()
     plain, other = evaluate(data=Data())
     assert {key: value for key, value in shifted.items() if key != "shifted"} == plain
-    added = {f"calibration/{TARGET}/{name}{end}" for name in FIGURES for end in ("", "_after")}
+    added = {f"calibration/{TARGET}/{name}{end}" for name in METRICS for end in ("", "_after")}
     assert set(one.callback_metrics) == set(other.callback_metrics) | added
 
 
-def test_every_figure_of_the_target_is_logged_once():
+def test_every_metric_of_the_target_is_logged_once():
     results, trainer = evaluate()
     for part, end in (("before", ""), ("after", "_after")):
-        for name in FIGURES:
+        for name in METRICS:
             logged = trainer.callback_metrics[f"calibration/{TARGET}/{name}{end}"].item()
             assert logged == pytest.approx(results["shifted"][TARGET][part][name], rel=1e-6)
 
@@ -165,7 +165,7 @@ def test_names_must_fit_the_loaders_and_be_distinct():
         evaluate(data=data)
 
 
-@pytest.mark.parametrize("devices", [2, 3])
+@pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.long), 3])
 def test_several_processes_count_each_sample_of_the_target_once(tmp_path, monkeypatch, devices):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.delenv("MASTER_PORT", raising=False)

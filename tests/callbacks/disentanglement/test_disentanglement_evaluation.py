@@ -4,15 +4,14 @@ import json
 import numpy as np
 import pytest
 import torch
-from disentanglement_toys import Encoder, FactorImages, Variational
+from disentanglement_toys import Encoder, FactorImages, Variational, few_stages
 from evaluation_toys import Dump, run_test
 from lightning.pytorch import LightningModule, seed_everything
 from lightning.pytorch.loggers import CSVLogger
 
 from callbacks import DisentanglementEvaluation
 from callbacks.disentanglement import callback as disentanglement_evaluation
-from callbacks.disentanglement import kl_per_latent, mig, pair_differences, vote_variances
-from callbacks.disentanglement.metrics import irs, sap
+from callbacks.disentanglement import irs, kl_per_latent, mig, pair_differences, sap, vote_variances
 from callbacks.disentanglement.metrics.scores import SCORES
 from datamodules import SpritesDataModule
 from zoo import BetaVAE
@@ -28,7 +27,9 @@ def evaluated(module=None, data=None, metrics=CHEAP, trainer=None, **options):
 
 
 def test_all_metrics_of_both_representations_are_logged_by_name():
-    results, trainer = evaluated(data=FactorImages((2, 3)), metrics=tuple(SCORES), downstream_sizes=(10, 30))
+    with few_stages():
+        sizes = {"num_train": 60, "num_test": 40, "downstream_sizes": (10, 30)}
+        results, trainer = evaluated(data=FactorImages((2, 3)), metrics=tuple(SCORES), **sizes)
     expected = {
         *("beta_vae", "factor_vae", "factor_vae_active", "mig", "mig_corrected", "modularity", "modularity_corrected"),
         *("explicitness", "sap", "sap_continuous", "irs", "irs_corrected"),
@@ -143,7 +144,7 @@ def test_the_draws_follow_from_the_seed_and_the_global_random_state_is_left_alon
     assert evaluated(seed=1)[0]["scores"] != first["scores"]
 
 
-@pytest.mark.parametrize("devices", [2, 3])
+@pytest.mark.parametrize("devices", [2, pytest.param(3, marks=pytest.mark.long)])
 def test_several_processes_find_the_figures_of_one_to_the_last_digit(tmp_path, monkeypatch, devices):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     for noisy in (False, True):

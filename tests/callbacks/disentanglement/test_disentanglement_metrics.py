@@ -19,6 +19,7 @@ from callbacks.disentanglement import (
     enough_bins,
     entropies,
     gaussian_correlation,
+    irs,
     kl_per_latent,
     lasso_similarity,
     mig,
@@ -28,8 +29,8 @@ from callbacks.disentanglement import (
     mutual_information_matrix,
     similarity_score,
     spearman_similarity,
+    udr,
 )
-from callbacks.disentanglement.metrics import irs, udr
 
 FACTORS = draw(10_000, 0)
 MATRIX = np.array([[1, 0.2], [0.5, 0.9], [0.1, 0.1]])

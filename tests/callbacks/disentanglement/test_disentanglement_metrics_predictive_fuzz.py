@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from disentanglement_toys import few_stages
 from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,15 +18,17 @@ from callbacks.disentanglement import (
     beta_vae_score,
     boosted_trees,
     completeness_of_importance,
+    dci,
     disentanglement_of_importance,
     efficiency,
+    explicitness,
     factor_vae_score,
     logistic_regression,
     pair_differences,
+    sap,
     sap_of_matrix,
     vote_variances,
 )
-from callbacks.disentanglement.metrics import dci, explicitness, sap
 from callbacks.disentanglement.metrics.boosting import fit_boosted
 
 VALUE = st.one_of(
@@ -56,7 +59,8 @@ def splits(draw, values=VALUE, dead=True):
 @examples(6)
 @given(splits())
 def test_dci_of_any_codes_is_in_range_and_made_of_its_importances(case):
-    found = dci(*case)
+    with few_stages():
+        found, again = dci(*case), dci(*case)
     assert found.importance.shape[0] == case[0].shape[1]
     assert (found.importance >= 0).all()
     total = found.importance.sum(0)
@@ -65,24 +69,25 @@ def test_dci_of_any_codes_is_in_range_and_made_of_its_importances(case):
     assert found.disentanglement == disentanglement_of_importance(found.importance)
     assert found.completeness == completeness_of_importance(found.importance)
     assert all(-1e-9 <= score <= 1 + 1e-9 for score in found[:4])
-    assert dci(*case).importance.tolist() == found.importance.tolist()
+    assert again.importance.tolist() == found.importance.tolist()
 
 
 @examples(4)
 @given(splits(CALM, dead=False))
 def test_trees_know_neither_a_rising_transform_of_a_latent_nor_the_names_of_the_classes(case):
     codes, labels = case[0], case[1][:, 0].astype(int)
-    plain = fit_boosted(codes, labels)
-    # exact in single precision, and no two values fall together
-    moved = fit_boosted(codes * 2.0 ** np.arange(codes.shape[1]) + 4, labels * 7 - 100)
+    with few_stages():
+        plain = fit_boosted(codes, labels)
+        # exact in single precision, and no two values fall together
+        moved = fit_boosted(codes * 2.0 ** np.arange(codes.shape[1]) + 4, labels * 7 - 100)
     distinct = all(np.diff(np.unique(column)).min(initial=1) > 1e-2 for column in codes.T)
     if distinct:
-        np.testing.assert_allclose(moved.importances, plain.importances, atol=1e-9)
+        np.testing.assert_allclose(moved.feature_importances_, plain.feature_importances_, atol=1e-9)
         moved_codes = codes * 2.0 ** np.arange(codes.shape[1]) + 4
         assert (moved.predict(moved_codes) == plain.predict(codes) * 7 - 100).all()
 
 
-@examples(5)
+@examples(3)
 @given(
     st.lists(
         st.tuples(st.integers(-500, 500), st.integers(0, 2)), min_size=6, max_size=25, unique_by=lambda row: row[0]
@@ -92,7 +97,7 @@ def test_trees_of_one_latent_are_those_of_scikit_learn(rows):
     codes, labels = np.array(rows)[:, :1].astype(float), np.array(rows)[:, 1]
     labels[:2] = [0, 1]
     own, reference = fit_boosted(codes, labels), GradientBoostingClassifier(random_state=0).fit(codes, labels)
-    assert own.importances.tolist() == reference.feature_importances_.tolist()
+    assert own.feature_importances_.tolist() == reference.feature_importances_.tolist()
     grid = np.linspace(-501, 501, 200)[:, None]
     probabilities = np.sort(reference.predict_proba(grid), axis=1)
     clear = probabilities[:, -1] - probabilities[:, -2] > 1e-6
@@ -136,11 +141,11 @@ def test_explicitness_is_in_range_or_nan_and_knows_neither_unit_nor_dead_latents
 
 
 @pytest.mark.parametrize("task", [logistic_regression, boosted_trees])
-@examples(4)
+@examples(2)
 @given(case=splits())
 def test_downstream_tasks_bear_any_codes_and_factors(task, case):
     labels, test_labels = case[1], case[3]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), few_stages():
         warnings.simplefilter("ignore")  # of regressions that do not converge on huge codes
         found = task(*case)
     for accuracy in found:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from latent_toys import Halves, ToyEncoder, ToyVAE, trainer_of
+from disentanglement_toys import Halves, ToyEncoder, ToyVAE
+from evaluation_toys import trainer_of
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from latent_toys import SIDE, Halves, ToyEncoder, ToyVAE, trainer_of
+from disentanglement_toys import SIDE, Halves, ToyEncoder, ToyVAE
+from evaluation_toys import trainer_of
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.loggers import CSVLogger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -147,9 +148,9 @@ class Other(ToyVAE):
     [
         (Mute, TypeError, r"LatentPictures needs a module with decode\(z\) .*Mute has no method 'decode'"),
         (Blank, TypeError, r"encode\(x\) -> \(B, L\); Blank has no method 'encode'"),
-        (Shapeless, ValueError, r"expects codes of shape \(4, L\) of Shapeless.encode\(x\), got \(4, 1, 8, 8\)"),
-        (Narrow, ValueError, r"expects \(64, 1, 8, 8\) of Narrow.decode\(z\), got \(64, 3\)"),
-        (Other, ValueError, r"expects an Independent\(Normal\) of Other.posterior\(x\), got Laplace"),
+        (Shapeless, ValueError, r"expected Shapeless\.encode\(x\) of shape \(4, latents\), got \(4, 1, 8, 8\)"),
+        (Narrow, ValueError, r"expected Narrow\.decode\(z\) of shape \(64, 1, 8, 8\), got \(64, 3\)"),
+        (Other, ValueError, r"expected a Normal or Independent\(Normal\) from Other\.posterior\(x\), got Laplace"),
     ],
 )
 def test_what_a_module_lacks_is_named_in_one_message(module, error, message):
@@ -300,7 +301,7 @@ def found_by(folder, devices, number):
     return [dict(np.load(folder / f"{rank}.npz")) for rank in range(devices)]
 
 
-@pytest.mark.parametrize("number", [16, 3])
+@pytest.mark.parametrize("number", [16, pytest.param(3, marks=pytest.mark.long)])
 def test_several_processes_draw_the_images_of_the_first_and_add_up_what_all_saw(tmp_path, monkeypatch, number):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.delenv("MASTER_PORT", raising=False)

@@ -9,7 +9,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision
 
 from callbacks.ood import metrics
-from callbacks.ood.metrics import detection_figures
+from callbacks.ood.metrics import detection_metrics
 
 few_values = st.lists(st.integers(-4, 4), min_size=1, max_size=30)  # many ties
 floats = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=30)
@@ -17,12 +17,12 @@ floats = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=30)
 
 def figures_and_interval(inside, outside):
     (resampled,) = metrics.bootstrap_aurocs([inside], [outside], resamples=20)
-    return detection_figures(inside, outside), metrics.bootstrap_interval(resampled)
+    return detection_metrics(inside, outside), metrics.bootstrap_interval(resampled)
 
 
 def test_toy_case_of_the_sheet():
     scores, is_ood = np.array([0.9, 0.8, 0.7, 0.6, 0.4, 0.2, 0.1]), np.array([1, 0, 1, 0, 0, 1, 0], bool)
-    assert detection_figures(scores[~is_ood], scores[is_ood]) == pytest.approx(
+    assert detection_metrics(scores[~is_ood], scores[is_ood]) == pytest.approx(
         {
             "auroc": 2 / 3,
             "ap_ood": 0.7222222,
@@ -34,27 +34,27 @@ def test_toy_case_of_the_sheet():
 
 
 def test_constant_score_is_chance():
-    figures = detection_figures(np.zeros(5), np.zeros(5))
+    figures = detection_metrics(np.zeros(5), np.zeros(5))
     assert list(figures.values()) == [0.5, 0.5, 0.5, 1.0, 1.0]
 
 
 def test_tie_ladder_passes_whole_tie_groups():
-    figures = detection_figures(np.arange(100), np.arange(100))
+    figures = detection_metrics(np.arange(100), np.arange(100))
     assert figures["fpr95_ood_positive"] == figures["fpr95_id_positive"] == 0.95
     assert figures["auroc"] == 0.5
 
 
 def test_a_threshold_keeps_at_least_95_percent():
     # 19 of 20 are 95 % exactly; the twentieth OOD sample lies below all ID samples
-    figures = detection_figures(np.full(4, 0.5), np.array([0.0] + [1.0] * 19))
+    figures = detection_metrics(np.full(4, 0.5), np.array([0.0] + [1.0] * 19))
     assert figures["fpr95_ood_positive"] == 0.0
-    assert detection_figures(np.full(4, 0.5), np.array([0.0, 0.0] + [1.0] * 18))["fpr95_ood_positive"] == 1.0
+    assert detection_metrics(np.full(4, 0.5), np.array([0.0, 0.0] + [1.0] * 18))["fpr95_ood_positive"] == 1.0
 
 
 @given(few_values, few_values)
-def test_figures_agree_with_a_count_of_all_pairs_and_with_scikit_learn(inside, outside):
+def test_metrics_agree_with_a_count_of_all_pairs_and_with_scikit_learn(inside, outside):
     a, b = np.array(inside, float), np.array(outside, float)
-    figures = detection_figures(a, b)
+    figures = detection_metrics(a, b)
     pairs = (b[:, None] > a).mean() + (b[:, None] == a).mean() / 2
     assert figures["auroc"] == pytest.approx(pairs, abs=1e-12)
     labels, scores = np.r_[np.zeros(len(a)), np.ones(len(b))], np.r_[a, b]
@@ -67,11 +67,11 @@ def test_figures_agree_with_a_count_of_all_pairs_and_with_scikit_learn(inside, o
     assert figures["fpr95_id_positive"] == pytest.approx(min((b <= t).mean() for t in thresholds))
 
 
-def test_figures_agree_with_torchmetrics_without_its_sigmoid_and_differ_with_it():
+def test_metrics_agree_with_torchmetrics_without_its_sigmoid_and_differ_with_it():
     generator = np.random.default_rng(0)
     a, b = 210 + 5 * generator.normal(size=500), 220 + 5 * generator.normal(size=400)
     scores, labels = torch.tensor(np.r_[a, b]), torch.tensor([0] * 500 + [1] * 400)
-    figures = detection_figures(a, b)
+    figures = detection_metrics(a, b)
     assert figures["auroc"] == pytest.approx(BinaryAUROC(normalization=None)(scores, labels).item(), abs=1e-6)
     precision = BinaryAveragePrecision(normalization=None)(scores, labels).item()
     assert figures["ap_ood"] == pytest.approx(precision, abs=1e-6)
@@ -79,7 +79,7 @@ def test_figures_agree_with_torchmetrics_without_its_sigmoid_and_differ_with_it(
 
 
 @given(floats, floats, st.randoms(use_true_random=False))
-def test_figures_do_not_depend_on_order(inside, outside, random):
+def test_metrics_do_not_depend_on_order(inside, outside, random):
     expected = figures_and_interval(inside, outside)
     random.shuffle(inside)
     random.shuffle(outside)
@@ -87,7 +87,7 @@ def test_figures_do_not_depend_on_order(inside, outside, random):
 
 
 @given(few_values, few_values)
-def test_figures_do_not_change_under_a_strictly_increasing_transform(inside, outside):
+def test_metrics_do_not_change_under_a_strictly_increasing_transform(inside, outside):
     a, b = np.array(inside, float), np.array(outside, float)
     expected = figures_and_interval(a, b)
     assert figures_and_interval(1000 * a + 5, 1000 * b + 5) == expected
@@ -98,7 +98,7 @@ def test_figures_do_not_change_under_a_strictly_increasing_transform(inside, out
 @given(few_values, few_values)
 def test_negated_scores_with_sides_exchanged_give_the_same_auroc(inside, outside):
     a, b = np.array(inside, float), np.array(outside, float)
-    first, second = detection_figures(a, b), detection_figures(-b, -a)
+    first, second = detection_metrics(a, b), detection_metrics(-b, -a)
     assert first["auroc"] == second["auroc"]
     assert first["ap_ood"] == second["ap_id"]
     assert first["fpr95_ood_positive"] == second["fpr95_id_positive"]
@@ -106,11 +106,11 @@ def test_negated_scores_with_sides_exchanged_give_the_same_auroc(inside, outside
 
 def test_nan_and_empty_sides_are_refused_by_name():
     with pytest.raises(ValueError, match="1 of 2 OOD scores are NaN"):
-        detection_figures([1.0, 2.0], [np.nan, 1.0])
+        detection_metrics([1.0, 2.0], [np.nan, 1.0])
     with pytest.raises(ValueError, match="no ID scores"):
-        detection_figures([], [1.0])
+        detection_metrics([], [1.0])
     with pytest.raises(ValueError, match="OOD scores of shape"):
-        detection_figures([1.0], [[1.0]])
+        detection_metrics([1.0], [[1.0]])
 
 
 @given(st.integers(1, 5000), st.integers(1, 300))
@@ -134,7 +134,7 @@ def test_bootstrap_agrees_with_resampling_by_hand():
     )
     for column in range(20):
         drawn = [np.repeat(np.sort(s), c[:, column].astype(int)) for s, c in ((a, id_counts), (b, ood_counts))]
-        assert found[column] == detection_figures(*drawn)["auroc"]
+        assert found[column] == detection_metrics(*drawn)["auroc"]
 
 
 def test_bootstrap_is_seeded_covers_the_estimate_and_leaves_the_global_state_alone():
@@ -148,7 +148,7 @@ def test_bootstrap_is_seeded_covers_the_estimate_and_leaves_the_global_state_alo
     assert (first != other).any()
     assert torch.equal(before, torch.get_rng_state())
     low, high = metrics.bootstrap_interval(first)
-    assert low < detection_figures(a, b)["auroc"] < high
+    assert low < detection_metrics(a, b)["auroc"] < high
     deviation = first.std()
     shares = (b[:, None] > a).astype(float)
     delong = np.sqrt(shares.mean(1).var() / len(b) + shares.mean(0).var() / len(a))
@@ -167,6 +167,7 @@ def test_bootstrap_of_perfect_separation_is_a_point():
     assert metrics.bootstrap_interval(resampled[0]) == (1.0, 1.0)
 
 
+@pytest.mark.long
 def test_a_thousand_resamples_of_ten_thousand_and_ten_thousand_take_seconds_at_most():
     generator = np.random.default_rng(0)
     a, b = generator.normal(size=10_000), generator.normal(size=10_000)

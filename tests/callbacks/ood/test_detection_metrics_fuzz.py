@@ -14,7 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 from callbacks.ood import feature_scores as ood_features
 from callbacks.ood import metrics
 from callbacks.ood import scores as ood_scores
-from callbacks.ood.metrics import Curve, detection_figures
+from callbacks.ood.metrics import Curve, detection_metrics
 from callbacks.ood.results import evaluate
 from callbacks.shared.rows import unit_rows
 
@@ -34,7 +34,7 @@ def ranks(inside, outside):
 
 
 @given(SCORES, SCORES)
-def test_figures_of_any_scores_infinite_ones_too_are_those_of_scikit_learn_on_their_ranks(inside, outside):
+def test_metrics_of_any_scores_infinite_ones_too_are_those_of_scikit_learn_on_their_ranks(inside, outside):
     a, b = ranks(inside, outside)
     labels, scores = np.r_[np.zeros(len(a)), np.ones(len(b))], np.r_[a, b]
     expected = {
@@ -44,7 +44,7 @@ def test_figures_of_any_scores_infinite_ones_too_are_those_of_scikit_learn_on_th
         "fpr95_ood_positive": min((a >= t).mean() for t in scores if 20 * (b >= t).sum() >= 19 * len(b)),
         "fpr95_id_positive": min((b <= t).mean() for t in scores if 20 * (a <= t).sum() >= 19 * len(a)),
     }
-    found = detection_figures(inside, outside)
+    found = detection_metrics(inside, outside)
     assert found == pytest.approx(expected, abs=1e-13)
     assert all(0 <= value <= 1 for value in found.values())
 
@@ -53,21 +53,21 @@ def test_figures_of_any_scores_infinite_ones_too_are_those_of_scikit_learn_on_th
 def test_exactly_95_percent_are_enough(times, inside):
     # of 20 different scores the lowest is let go, however often each comes
     outside = times * list(range(1, 21))
-    assert detection_figures(inside, outside)["fpr95_ood_positive"] == sum(v >= 2 for v in inside) / len(inside)
-    assert detection_figures(outside, inside)["fpr95_id_positive"] == sum(v <= 19 for v in inside) / len(inside)
+    assert detection_metrics(inside, outside)["fpr95_ood_positive"] == sum(v >= 2 for v in inside) / len(inside)
+    assert detection_metrics(outside, inside)["fpr95_id_positive"] == sum(v <= 19 for v in inside) / len(inside)
 
 
 @given(SCORES, SCORES, st.integers(2, 5))
-def test_figures_of_the_data_several_times_are_the_same(inside, outside, times):
-    expected = detection_figures(inside, outside)
-    assert detection_figures(times * inside, times * outside) == pytest.approx(expected, abs=1e-13)
+def test_metrics_of_the_data_several_times_are_the_same(inside, outside, times):
+    expected = detection_metrics(inside, outside)
+    assert detection_metrics(times * inside, times * outside) == pytest.approx(expected, abs=1e-13)
     # the AUROC does not depend on the ratio of the two sides either
-    assert detection_figures(times * inside, outside)["auroc"] == pytest.approx(expected["auroc"], abs=1e-15)
+    assert detection_metrics(times * inside, outside)["auroc"] == pytest.approx(expected["auroc"], abs=1e-15)
 
 
 @given(SCORES, SCORES)
 def test_the_aurocs_of_the_two_directions_add_up_to_one(inside, outside):
-    there, back = (detection_figures(*pair)["auroc"] for pair in ((inside, outside), (outside, inside)))
+    there, back = (detection_metrics(*pair)["auroc"] for pair in ((inside, outside), (outside, inside)))
     assert there + back == pytest.approx(1, abs=1e-15)
 
 
@@ -75,9 +75,9 @@ def test_the_aurocs_of_the_two_directions_add_up_to_one(inside, outside):
 def test_scores_of_any_type_are_judged_as_the_numbers_that_they_are(values, kind):
     scores = np.array(values).astype(kind)
     half = len(scores) // 2 + 1
-    expected = detection_figures(scores[:half].astype(np.float64), scores[-half:].astype(np.float64))
-    assert detection_figures(scores[:half], scores[-half:]) == expected
-    assert detection_figures(scores[:half].tolist(), torch.from_numpy(scores[-half:].copy())) == expected
+    expected = detection_metrics(scores[:half].astype(np.float64), scores[-half:].astype(np.float64))
+    assert detection_metrics(scores[:half], scores[-half:]) == expected
+    assert detection_metrics(scores[:half].tolist(), torch.from_numpy(scores[-half:].copy())) == expected
 
 
 @given(st.lists(st.tuples(st.integers(0, 10**8), st.integers(0, 10**8)), min_size=1, max_size=10))
@@ -103,7 +103,7 @@ def test_the_bootstrap_is_that_of_samples_drawn_one_by_one_and_stays_in_its_rang
     ]
     for resample, auroc in enumerate(found):
         sides = [np.repeat(side, counts[:, resample]) for side, counts in zip((a, b), drawn, strict=True)]
-        assert auroc == pytest.approx(detection_figures(*sides)["auroc"], abs=1e-12)
+        assert auroc == pytest.approx(detection_metrics(*sides)["auroc"], abs=1e-12)
     low, high = metrics.bootstrap_interval(found)
     assert 0 <= found.min() <= low <= high <= found.max() <= 1
 

@@ -41,7 +41,7 @@ def test_how_far_the_shift_is_detected_is_what_any_ood_set_would_show():
     assert found["sets"][TARGET] == expected["sets"]["far/moved"]
 
 
-def test_with_the_target_as_in_distribution_the_figures_are_those_of_a_run_with_it_in_the_first_place():
+def test_with_the_target_as_in_distribution_the_metrics_are_those_of_a_run_with_it_in_the_first_place():
     found, _ = evaluate()
     data = ShiftedData()
     data.test_sets, data.tests = ("moved", *OUTSIDE), data.tests[1:]
@@ -70,7 +70,7 @@ def test_a_target_alone_is_only_detected():
     assert "shifted" not in results
 
 
-def test_every_figure_is_logged_and_only_means_pass_through_the_trainer(tmp_path):
+def test_every_metric_is_logged_and_only_means_pass_through_the_trainer(tmp_path):
     callback = OODEvaluation(resamples=20)
     trainer = Trainer(accelerator="cpu", **QUIET | {"logger": CSVLogger(tmp_path)}, callbacks=[callback])
     returned = trainer.test(ToyClassifier(), ShiftedData(), verbose=False)[0]
@@ -92,8 +92,8 @@ def test_every_figure_is_logged_and_only_means_pass_through_the_trainer(tmp_path
     assert len(returned) == 4 * len(results["scores"])
 
 
-@pytest.mark.parametrize("devices", [2, 3])
-def test_several_processes_give_the_figures_of_one(tmp_path, monkeypatch, devices):
+@pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.long), 3])
+def test_several_processes_give_the_metrics_of_one(tmp_path, monkeypatch, devices):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.delenv("MASTER_PORT", raising=False)
     torch.set_num_threads(1)

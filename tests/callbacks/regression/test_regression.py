@@ -15,10 +15,10 @@ from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, RandomS
 from callbacks import RegressionCalibration
 from callbacks.regression import metrics
 from callbacks.regression.figures import fan_figure, pit_figure, quantile_figure
-from callbacks.regression.predictive import law_of, recalibrated
+from callbacks.regression.predictive import predictive_distribution, recalibrated
 
 FAMILIES = {"normal": normal, "laplace": laplace, "mixture": mixture, "histogram": histogram, "gumbel": gumbel}
-FIGURES = ("rmse", "mae", "crps", "nll", "qce", "qce_squared", "sharpness")
+METRICS = ("rmse", "mae", "crps", "nll", "qce", "qce_squared", "sharpness")
 
 
 def evaluate(module=None, data=None, callback=None, **options):
@@ -27,22 +27,22 @@ def evaluate(module=None, data=None, callback=None, **options):
     return callback.results, trainer
 
 
-def law_and_labels(module, dataset):
+def predicted_and_labels(module, dataset):
     x, y = dataset.tensors
     with torch.no_grad():
-        return law_of(module.predictive(x), len(x)), y.double()
+        return predictive_distribution(module.predictive(x), len(x)), y.double()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_figures_before_and_after_are_those_of_the_whole_test_set(family):
+def test_metrics_before_and_after_are_those_of_the_whole_test_set(family):
     data, module = Table(), Regressor(FAMILIES[family])
     results, _ = evaluate(module, data)
-    known, held_out = law_and_labels(module, data.validation)
+    known, held_out = predicted_and_labels(module, data.validation)
     fit = metrics.fit_recalibration(known.cdf(held_out[:, None])[:, 0])
-    law, y = law_and_labels(module, data.test)
+    predicted, y = predicted_and_labels(module, data.test)
     assert results["samples"] == len(y) == 43
     assert results["recalibration"]["samples"] == 60
-    for part, judged in (("before", law), ("after", recalibrated(law, fit))):
+    for part, judged in (("before", predicted), ("after", recalibrated(predicted, fit))):
         error = judged.mean - y
         pit = judged.cdf(y[:, None])[:, 0]
         coverage = metrics.quantile_coverage(pit)
@@ -94,21 +94,21 @@ def test_the_fan_shows_at_most_two_hundred_rows_evenly_spread():
     fan = results["before"]["fan"]
     assert len(fan["prediction"]) == 200
     assert len(results["before"]["pit"]) == 20
-    law, _ = law_and_labels(Regressor(), Table(1000, 20).test)
-    assert fan["prediction"][100] == law.mean.sort().values[500].item()
+    predicted, _ = predicted_and_labels(Regressor(), Table(1000, 20).test)
+    assert fan["prediction"][100] == predicted.mean.sort().values[500].item()
 
 
-def test_every_figure_is_logged_once_under_a_stable_key():
+def test_every_metric_is_logged_once_under_a_stable_key():
     results, trainer = evaluate(callback=RegressionCalibration(levels=(0.9, 0.5)))
     logged = trainer.callback_metrics
     for suffix, part in (("", "before"), ("_after", "after")):
-        for name in FIGURES:
+        for name in METRICS:
             assert logged[f"calibration/{name}{suffix}"].item() == pytest.approx(results[part][name], rel=1e-6)
         for name in ("coverage", "width", "winkler"):
             for index, level in enumerate((50, 90)):
                 found = logged[f"calibration/{name}_{level}{suffix}"].item()
                 assert found == pytest.approx(results[part]["intervals"][name][index], rel=1e-6)
-    assert len(logged) == 2 * (len(FIGURES) + 2 * 3)
+    assert len(logged) == 2 * (len(METRICS) + 2 * 3)
 
 
 @pytest.mark.parametrize("levels", [(), (0.5, 1.0), (-0.1,), (90,)])
@@ -359,8 +359,8 @@ class TestProcesses:
         monkeypatch.delenv("MASTER_PORT", raising=False)
         torch.set_num_threads(1)
 
-    @pytest.mark.parametrize("devices", [2, 3])
-    def test_several_processes_give_the_figures_of_one(self, tmp_path, devices):
+    @pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.long), 3])
+    def test_several_processes_give_the_metrics_of_one(self, tmp_path, devices):
         (alone,) = found_by(tmp_path / "one", 1)
         together = found_by(tmp_path / "many", devices)
         assert alone[0][0]["samples"] == 43  # the sampler repeated samples: 43 and 60 rows, 8 a batch

@@ -26,7 +26,7 @@ from torch.distributions import (
 )
 
 from callbacks.regression import metrics
-from callbacks.regression.predictive import law_of, recalibrated
+from callbacks.regression.predictive import predictive_distribution, recalibrated
 from callbacks.regression.quadrature import GRID
 
 NUMBER = st.one_of(st.floats(-20, 20, width=32), st.sampled_from([0.0, 1e-30, 1e4, -1e4, 1e30, -1e30]))
@@ -160,19 +160,19 @@ def test_families_known_by_their_distribution_function_are_those_of_scipy(family
 
 
 def check(distribution, reference, label, digits):
-    """One law against scipy's: moments, distribution function, quantiles, density, CRPS."""
-    law, y = law_of(distribution, 1), double(label)
+    """One distribution against scipy's: moments, distribution function, quantiles, density, CRPS."""
+    predicted, y = predictive_distribution(distribution, 1), double(label)
     scale = reference.std()
-    assert law.mean.item() == pytest.approx(reference.mean(), rel=digits, abs=digits * scale)
-    assert law.deviation.item() == pytest.approx(scale, rel=digits)
-    assert law.cdf(y[:, None]).item() == pytest.approx(reference.cdf(label), rel=1e-9, abs=1e-13)
+    assert predicted.mean.item() == pytest.approx(reference.mean(), rel=digits, abs=digits * scale)
+    assert predicted.deviation.item() == pytest.approx(scale, rel=digits)
+    assert predicted.cdf(y[:, None]).item() == pytest.approx(reference.cdf(label), rel=1e-9, abs=1e-13)
     if (density := reference.logpdf(label)) > -700 and label not in reference.support():
-        assert law.log_prob(y).item() == pytest.approx(density, rel=1e-9, abs=1e-9)
+        assert predicted.log_prob(y).item() == pytest.approx(density, rel=1e-9, abs=1e-9)
     quantiles = reference.ppf(LEVELS.numpy())
-    assert law.icdf(LEVELS)[0] == pytest.approx(quantiles, rel=1e-8, abs=1e-8 * scale)
+    assert predicted.icdf(LEVELS)[0] == pytest.approx(quantiles, rel=1e-8, abs=1e-8 * scale)
     tails = 10.0 ** -np.arange(1, 14)
     expected = crps_by_quadrature(reference.cdf, label, [*reference.ppf(tails), *reference.isf(tails)])
-    assert law.crps(y).item() == pytest.approx(expected, rel=1e-5)
+    assert predicted.crps(y).item() == pytest.approx(expected, rel=1e-5)
 
 
 @st.composite
@@ -191,18 +191,18 @@ def test_a_histogram_with_empty_and_tiny_bins_is_that_of_numpy(case):
     edges, probabilities, label = case
     if not bool((edges.diff(dim=1) > 0).all()):  # a tiny bin beside a huge edge is lost in its rounding
         return
-    law, heights = law_of(Histogram(edges[0], probabilities), 1), probabilities[0].numpy()
+    predicted, heights = predictive_distribution(Histogram(edges[0], probabilities), 1), probabilities[0].numpy()
     cumulated = np.r_[0, np.cumsum(heights)]
     y, places = label.item(), edges[0].numpy()
-    assert law.cdf(label[:, None]).item() == pytest.approx(np.interp(y, places, cumulated), abs=1e-12)
+    assert predicted.cdf(label[:, None]).item() == pytest.approx(np.interp(y, places, cumulated), abs=1e-12)
     centres = (places[1:] + places[:-1]) / 2
     size = np.abs(places).max()
-    assert law.mean.item() == pytest.approx(heights @ centres, rel=1e-12, abs=1e-14 * size)
+    assert predicted.mean.item() == pytest.approx(heights @ centres, rel=1e-12, abs=1e-14 * size)
     inside = np.searchsorted(places, y, side="right") - 1
     inside = len(heights) - 1 if y == places[-1] else inside
     density = heights[inside] / np.diff(places)[inside] if 0 <= inside < len(heights) else 0.0
-    assert law.log_prob(label).exp().item() == pytest.approx(density, rel=1e-9)
-    values = law.cdf(law.icdf(LEVELS))[0]
+    assert predicted.log_prob(label).exp().item() == pytest.approx(density, rel=1e-9)
+    values = predicted.cdf(predicted.icdf(LEVELS))[0]
     assert values == pytest.approx(LEVELS.numpy(), abs=1e-9 + 1e-14 * size / np.diff(places).min())
     # of each bin the integral of a parabola, by its values at three points
     lows, highs = np.r_[min(y, places[0]), places], np.r_[places, max(y, places[-1])]
@@ -212,7 +212,7 @@ def test_a_histogram_with_empty_and_tiny_bins_is_that_of_numpy(case):
             points = np.array([a, (a + b) / 2, b])
             square = (np.interp(points, places, cumulated) - (a >= y)) ** 2
             expected += max(b - a, 0) * (square @ [1, 4, 1]) / 6
-    assert law.crps(label).item() == pytest.approx(expected, rel=1e-9, abs=1e-13 * size)
+    assert predicted.crps(label).item() == pytest.approx(expected, rel=1e-9, abs=1e-13 * size)
 
 
 @examples(10)
@@ -220,15 +220,15 @@ def test_a_histogram_with_empty_and_tiny_bins_is_that_of_numpy(case):
 def test_a_recalibrated_mixture_is_the_mapped_distribution_function_everywhere(parts, label, pit):
     weights, means, deviations = double(*parts).T[:, None]
     mixture = MixtureSameFamily(Categorical(weights), Normal(means, deviations))
-    law, fit = law_of(mixture, 1), metrics.fit_recalibration(double(*pit))
-    after, y = recalibrated(law, fit), double(label)
-    assert torch.equal(after.cdf(y[:, None]), fit(law.cdf(y[:, None])))
+    predicted, fit = predictive_distribution(mixture, 1), metrics.fit_recalibration(double(*pit))
+    after, y = recalibrated(predicted, fit), double(label)
+    assert torch.equal(after.cdf(y[:, None]), fit(predicted.cdf(y[:, None])))
     found = after.cdf(after.icdf(LEVELS))[0]
     steep = fit.slope(fit.inverse(LEVELS)).max().item()
     assert found == pytest.approx(LEVELS.numpy(), abs=1e-9 + 1e-12 * steep)
     assert (after.icdf(LEVELS).diff() >= 0).all()
     deep = double(*(2.0**-power for power in range(1, 54)))  # as far as the map knows quantiles
-    known = law.icdf(torch.cat([fit.pit[1:-1], deep, 1 - deep, GRID]))[0]
+    known = predicted.icdf(torch.cat([fit.pit[1:-1], deep, 1 - deep, GRID]))[0]
     beyond = double(*np.linspace(0.1, 3, 10)) * deviations.max()
     kinks = torch.cat([known, known.min() - beyond, known.max() + beyond]).tolist()
 
@@ -324,4 +324,4 @@ def test_a_level_that_no_interval_can_have_is_refused():
 def test_edges_of_a_histogram_that_fit_neither_one_row_nor_each_are_refused(shape):
     edges = torch.arange(math.prod(shape)).reshape(shape).double()
     with pytest.raises(ValueError, match=r"expected edges \(k \+ 1,\) or \(B, k \+ 1\) and probs \(B, k\)"):
-        law_of(Histogram(edges, torch.full((4, 2), 0.5)), 4)
+        predictive_distribution(Histogram(edges, torch.full((4, 2), 0.5)), 4)

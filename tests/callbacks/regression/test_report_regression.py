@@ -8,9 +8,8 @@ import pytest
 import torch
 from evaluation_toys import QUIET
 from lightning.pytorch import Trainer
-from pages import Page
 from regression_toys import Regressor, Table, histogram, laplace, normal, run_test
-from report_records import run_record
+from report_records import Page, run_record, undrawn
 
 from callbacks import RegressionCalibration, Report
 from callbacks.report import load_record, render
@@ -37,7 +36,7 @@ def html(records):
     return render(records)
 
 
-def test_the_section_shows_every_figure_of_every_run(records, html):
+def test_the_section_shows_every_metric_of_every_run(records, html):
     page = Page(html)
     text = " ".join(page.text)
     assert "Predictive distributions" in text
@@ -56,6 +55,7 @@ def test_the_section_shows_every_figure_of_every_run(records, html):
     assert "Brier" not in text  # nothing about classifiers
 
 
+@undrawn()
 def test_a_run_without_recalibration_or_with_an_infinite_nll_has_a_page(records):
     data = Table(60, 0)
     data.test.tensors[1][0] = 1e4
@@ -72,6 +72,7 @@ def test_a_run_without_recalibration_or_with_an_infinite_nll_has_a_page(records)
     text_table([record, records[0]])
 
 
+@undrawn()
 def test_classifiers_and_regressors_share_a_page(records):
     page = " ".join(Page(render([run_record("JEM"), records[0]])).text)
     assert "Brier" in page
@@ -132,10 +133,11 @@ def test_the_table_of_a_terminal_has_the_columns_that_some_run_has(records):
         (0.5, 1, "0.5"),
     ],
 )
-def test_figures_in_units_have_four_significant_digits(value, digits, text):
+def test_metrics_in_units_have_four_significant_digits(value, digits, text):
     assert formatted(value, digits) == text
 
 
+@undrawn()
 def test_the_report_of_a_real_run(tmp_path):
     class Fit(Regressor):
         def training_step(self, batch, batch_idx):

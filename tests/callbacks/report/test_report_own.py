@@ -8,8 +8,7 @@ import torch
 from evaluation_toys import QUIET, Data, ToyClassifier, labelled
 from lightning.pytorch import Callback, Trainer
 from matplotlib.figure import Figure
-from pages import Page
-from report_records import run_record
+from report_records import Page, run_record, undrawn
 
 from callbacks import CalibrationEvaluation, Report
 from callbacks.report import load_record, render
@@ -70,6 +69,7 @@ def test_the_page_shows_a_table_and_the_pictures(folder):
     assert len(pictures) == 2
 
 
+@undrawn()
 def test_runs_with_and_without_it_are_compared_side_by_side(folder, tmp_path, capsys):
     (tmp_path / "report.json").write_text((folder / "report.json").read_text(encoding="utf-8"), encoding="utf-8")
     assert main([str(folder), str(tmp_path), "-o", str(tmp_path / "page.html")]) == 0

@@ -5,8 +5,7 @@ import json
 
 import pytest
 from evaluation_toys import ShiftedData, run_test
-from pages import Page
-from report_records import calibration_results, ood_results, run_record
+from report_records import Page, calibration_results, ood_results, run_record, undrawn
 
 from callbacks import CalibrationEvaluation, OODEvaluation, Report
 from callbacks.ood.figures import set_styles
@@ -97,6 +96,7 @@ def test_words_say_what_the_shift_did_to_accuracy_and_confidences():
     ) in verdict([record])
 
 
+@undrawn()
 def test_words_of_a_run_without_temperature():
     record = shifted_record()
     for part in (record["calibration"], record["calibration"]["shifted"][TARGET]):
@@ -157,6 +157,7 @@ def test_summary_has_the_target_and_means_over_several():
     assert not [key for key in summary(run_record("Plain")) if key.startswith("target")]
 
 
+@undrawn()
 def test_runs_are_compared_on_the_target_and_in_the_terminal():
     source, good, bad = {"accuracy": 0.95, "ece": 0.01}, {"accuracy": 0.9, "ece": 0.02}, {"accuracy": 0.4, "ece": 0.4}
     first = set_accuracy_and_ece(shifted_record("Adapted"), source, good, after=0.02)
@@ -175,11 +176,15 @@ def test_runs_are_compared_on_the_target_and_in_the_terminal():
 def test_hostile_names_of_targets_are_escaped():
     hostile = 'target/"><script>alert(1)</script>'
     record = json.loads(json.dumps(shifted_record()).replace(TARGET, json.dumps(hostile)[1:-1]))
-    html = render([record, record])
-    assert "<script" not in html
-    assert "script" not in Page(html).tags
+    drawn = render([record])
+    with undrawn():
+        compared = render([record, record])
+    for html in (drawn, compared):
+        assert "<script" not in html
+        assert "script" not in Page(html).tags
 
 
+@undrawn()
 def test_a_target_without_any_other_set():
     record = shifted_record()
     ood = record["ood"]
@@ -200,6 +205,7 @@ def test_the_target_is_dotted_among_the_sets():
     assert styles["digits"]["color"] == IN_DISTRIBUTION
 
 
+@undrawn()
 def test_report_of_a_real_run(tmp_path):
     parts = [CalibrationEvaluation(), OODEvaluation(scores=["energy", "knn"], resamples=20, knn_k=3)]
     run_test([*parts, Report(folder=str(tmp_path))], None, ShiftedData())

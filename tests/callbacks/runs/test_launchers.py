@@ -1,9 +1,10 @@
 """Real processes of real launchers: torchrun on one node and on two, Lightning's own, and what is left when one fails.
 
-Each process imports torch and Lightning, which takes seconds: one launcher of each kind in the short suite, all that
-could be combined behind the marker ``long``.
+Each process imports torch and Lightning, which takes ten seconds of a core: one launcher in the short suite, beside
+processes that are forked, and all that could be combined behind the marker ``long``.
 """
 
+import contextlib
 import os
 import subprocess
 import time
@@ -11,10 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from launchers import ROOT, commands
+from child_runs import ROOT, Child, command, commands, free_port
+from command_lines import refused
 
 pytestmark = pytest.mark.slow
 QUICK = [
+    "--model.network_args={width: 4}", "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=2",
     "--trainer.max_epochs=1", "--trainer.limit_train_batches=3", "--trainer.accelerator=cpu",
     "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
 ]  # fmt: skip
@@ -62,13 +65,16 @@ class Fail(Callback):
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "failing.py").write_text(FAILING)
+    monkeypatch.syspath_prepend(tmp_path)  # for forked processes
     return tmp_path
 
 
 def launch(folder: Path, launcher: str, *args: str, limit: float = 200) -> tuple[list[int], str, float]:
     """Exit status of each command, what the terminal shows, and when the last of all processes had ended."""
+    if launcher == "forked":
+        return launch_forked(folder, *args)
     own = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": "lo"}
     environment = os.environ | own | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)])}
     with (folder / "terminal").open("w") as terminal:
@@ -88,6 +94,17 @@ def launch(folder: Path, launcher: str, *args: str, limit: float = 200) -> tuple
     shown = (folder / "terminal").read_text()
     assert left == [], f"still alive after {limit} s:\n{shown}"
     return [process.wait() for process in started], shown, ended
+
+
+def launch_forked(folder: Path, *args: str) -> tuple[list[int], str, float]:
+    """The processes that torchrun would start, without torchrun and without their imports."""
+    ranks = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "none"}
+    ranks |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    run = [*args, "--trainer.devices=2", "--trainer.strategy=ddp"]
+    with contextlib.chdir(folder):
+        children = [Child(command, *run, **ranks, RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1")]
+        ended = [child.end() for child in children]
+    return [status for status, _ in ended], ended[-1][1], time.time()
 
 
 def alive(process: subprocess.Popen[bytes]) -> bool:
@@ -110,18 +127,22 @@ BARE = ["--trainer.callbacks=callbacks.Randomness", "--trainer.callbacks+=ModelC
 BARE += ["--trainer.callbacks.filename=last", "--trainer.callbacks.save_on_train_epoch_end=true"]
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", pytest.param("two nodes", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "launcher", ["torchrun", *(pytest.param(name, marks=pytest.mark.long) for name in ("lightning", "two nodes"))]
+)
 def test_launchers_train_the_same_weights(folder, launcher):
+    arguments = ["fit", "--model=Classifier", *QUICK, *BARE]
     found = []
-    for name in ("lightning", launcher):
+    for name in ("forked", launcher):
         (folder / name).mkdir()
-        status, shown, _ = launch(folder / name, name, "fit", "--model=Classifier", *QUICK, *BARE)
+        status, shown, _ = launch(folder / name, name, *arguments)
         assert set(status) == {0}, shown
         found.append(weights(folder / name))
     assert all(torch.equal(value, found[1][key]) for key, value in found[0].items())
 
 
-FAILURES = [(launcher, stage, stage) for launcher in LAUNCHERS for stage in ("fit", "test")]
+ALONE = ["--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto"]
+FAILURES = [(launcher, stage, stage) for launcher in ("forked", *LAUNCHERS) for stage in ("fit", "test")]
 FAILURES += [("lightning", "fit", moment) for moment in ("setup", "start", "sanity", "validation", "epoch", "save")]
 FAILURES += [("lightning", "validate", "validation")]
 
@@ -129,7 +150,7 @@ FAILURES += [("lightning", "validate", "validation")]
 @pytest.mark.parametrize(
     ("launcher", "stage", "moment", "rank"),
     [
-        pytest.param(*each, rank, marks=[] if (*each, rank) == ("lightning", "fit", "fit", 0) else pytest.mark.long)
+        pytest.param(*each, rank, marks=[] if (*each, rank) == ("forked", "fit", "fit", 0) else pytest.mark.long)
         for each in FAILURES
         for rank in (0, 1)
     ],
@@ -151,11 +172,19 @@ def test_when_one_process_fails_all_end_within_a_minute_with_its_error_first(fol
     assert errors[0].endswith(f"process {rank} of 2 failed: RuntimeError: rank {rank} had enough")
 
 
+def test_other_processes_than_the_trainer_uses_are_refused(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert refused(capsys, "fit", "--model=Classifier", *QUICK, *ALONE)[0] == 1
+    assert not list(folder.rglob("*.ckpt"))
+
+
+@pytest.mark.long
 def test_torchrun_with_other_processes_than_the_trainer_uses_is_refused(folder):
-    alone = [*QUICK, "--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto"]
     launched = commands("torchrun", "fit", "--model=Classifier")[0][:-2]
     done = subprocess.run(
-        [*launched, *alone], cwd=folder, capture_output=True, text=True, timeout=200, check=False,
+        [*launched, *QUICK, *ALONE], cwd=folder, capture_output=True, text=True, timeout=200, check=False,
         env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode != 0

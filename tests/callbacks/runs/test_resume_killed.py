@@ -36,7 +36,7 @@ FEW = [
 ]
 PROCESSES = [
     pytest.param([], id="one"),
-    pytest.param(["--trainer.devices=2", "--trainer.strategy=ddp_fork"], id="two"),
+    pytest.param(["--trainer.devices=2", "--trainer.strategy=ddp_fork"], id="two", marks=pytest.mark.long),
 ]
 
 

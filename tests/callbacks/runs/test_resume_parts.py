@@ -142,17 +142,17 @@ def trainer_of(**logger: Any) -> Any:
 
 
 def test_last_is_the_newest_checkpoint_of_the_newest_version_that_has_one():
-    assert last.find_last(trainer_of()) is None
+    assert last.find_last(*last.run_folder(trainer_of())) is None
     for version in (2, 9, 10):
         Path(f"runs/jem/version_{version}/checkpoints").mkdir(parents=True)
     for number, name in enumerate(["version_2/checkpoints/a.ckpt", "version_9/checkpoints/b.ckpt"]):
         Path("runs/jem", name).write_text(str(number))
     Path("runs/jem/version_9/checkpoints/older.ckpt").write_text("")
     os.utime("runs/jem/version_9/checkpoints/older.ckpt", (1, 1))
-    assert last.find_last(trainer_of()) == (Path("runs/jem/version_9/checkpoints/b.ckpt"), 9)
-    assert last.find_last(trainer_of(version=2)) == (Path("runs/jem/version_2/checkpoints/a.ckpt"), 2)
+    assert last.find_last(*last.run_folder(trainer_of())) == Path("runs/jem/version_9/checkpoints/b.ckpt")
+    assert last.find_last(*last.run_folder(trainer_of(version=2))) == Path("runs/jem/version_2/checkpoints/a.ckpt")
     config = Namespace(trainer=trainer_of(), ckpt_path="last")
-    last.resolve(config, goes_on=True)
+    last.resolve(config, fits=True)
     assert config.ckpt_path == "runs/jem/version_9/checkpoints/b.ckpt"
     assert config.trainer.logger.init_args.version == 9
     assert config.trainer.logger.class_path == "callbacks.ResumableCSVLogger"
@@ -161,11 +161,11 @@ def test_last_is_the_newest_checkpoint_of_the_newest_version_that_has_one():
 def test_last_without_a_checkpoint_starts_a_fit_and_refuses_a_test():
     config = Namespace(trainer=trainer_of(), ckpt_path="last")
     with pytest.warns(UserWarning, match="no checkpoint of an earlier run in runs/jem, so this one starts anew"):
-        last.resolve(config, goes_on=True)
+        last.resolve(config, fits=True)
     assert config.ckpt_path is None
     config.ckpt_path = "last"
     with pytest.raises(FileNotFoundError, match="--ckpt_path last: no checkpoint of an earlier run in runs/jem"):
-        last.resolve(config, goes_on=False)
+        last.resolve(config, fits=False)
 
 
 def test_last_takes_the_same_arguments_and_no_others(capsys):

@@ -14,9 +14,9 @@ from torchmetrics.regression import MeanSquaredError
 
 from callbacks.calibration import metrics as calibration_metrics
 from callbacks.ood import metrics as detection_metrics
-from callbacks.ood.choice import _in_blocks
 from callbacks.ood.feature_scores import fit_knn
 from callbacks.ood.scores import LOGIT_SCORES
+from callbacks.ood.selection import _in_blocks
 from callbacks.regression import metrics as regression_metrics
 from callbacks.shared.batches import fingerprints
 from callbacks.shared.collect import Collector, gather_rows
@@ -55,12 +55,12 @@ def figures(table):
         "temperature": calibration_metrics.fit_temperature(logits, labels, max_iterations=5).value,
         "coverage": regression_metrics.quantile_coverage(pit).tolist(),
         "knots": recalibration.level.tolist(),
-        **detection_metrics.detection_figures(-top[0], 1 - p.min(1)),
+        **detection_metrics.detection_metrics(-top[0], 1 - p.min(1)),
     }
 
 
 @given(split_rows())
-def test_figures_do_not_depend_on_the_batches_to_the_last_digit(case):
+def test_metrics_do_not_depend_on_the_batches_to_the_last_digit(case):
     logits, labels, sizes = case
     collector = Collector(ALONE, DataLoader(TensorDataset(logits)), "the test set")
     start = 0
@@ -74,7 +74,7 @@ def test_figures_do_not_depend_on_the_batches_to_the_last_digit(case):
 
 
 @given(split_rows(), st.randoms(use_true_random=False), st.integers(0, 10))
-def test_figures_of_rows_that_come_in_any_order_and_repeated_are_those_of_each_once(case, random, repeated):
+def test_metrics_of_rows_that_come_in_any_order_and_repeated_are_those_of_each_once(case, random, repeated):
     logits, labels, _ = case
     places = list(range(len(logits)))
     places += random.choices(places, k=repeated)  # as the padding of a distributed sampler does
@@ -96,7 +96,7 @@ def test_scores_do_not_depend_on_the_blocks_that_they_are_computed_in(case):
 
 
 @given(split_rows())
-def test_figures_are_those_that_torchmetrics_accumulates_from_the_batches(case):
+def test_metrics_are_those_that_torchmetrics_accumulates_from_the_batches(case):
     logits, labels, sizes = case
     p = logits.softmax(1)
     calibration = MulticlassCalibrationError(3, n_bins=15, norm="l1")
@@ -112,7 +112,7 @@ def test_figures_are_those_that_torchmetrics_accumulates_from_the_batches(case):
     assert 3 * squared.compute().item() == pytest.approx(found["brier"], abs=1e-6)
     is_first = (labels == 0).numpy()
     if is_first.any() and not is_first.all():
-        ours = detection_metrics.detection_figures(p[~is_first, 0].numpy(), p[is_first, 0].numpy())
+        ours = detection_metrics.detection_metrics(p[~is_first, 0].numpy(), p[is_first, 0].numpy())
         assert auroc.compute().item() == pytest.approx(ours["auroc"], abs=1e-6)
 
 

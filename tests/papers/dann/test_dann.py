@@ -114,7 +114,7 @@ def test_the_coefficient_is_the_papers_formula_for_any_steepness(progress, gamma
 
 @pytest.mark.parametrize("progress", [-0.01, 1.01, math.nan])
 def test_a_progress_outside_the_training_is_refused(progress):
-    with pytest.raises(ValueError, match="expected a share of the training in \\[0, 1\\]"):
+    with pytest.raises(ValueError, match="expected a share in \\[0, 1\\]"):
         domain_coefficient(progress)
 
 

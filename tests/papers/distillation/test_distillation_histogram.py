@@ -280,13 +280,17 @@ class Flat(L.LightningModule):
     [
         (None, {"teacher": None}, "there is no teacher: train one first.*fit --model HistogramRegression"),
         (None, {}, "teacher=teacher.ckpt: no such file"),
-        (Flat, {"teacher_class": f"{__name__}.Flat"}, r"\(Flat\) gives \(2, 1\) for two rows; expected point"),
+        (Flat, {"teacher_class": f"{__name__}.Flat"}, r"\(Flat\) gives \(2, 1\) for a batch of 2; expected \(2,\)"),
         (
             lambda: HistogramRegression(**SMALL),
             {"num_features": 4},
             "teacher.ckpt was trained with num_features=3, but the student has 4",
         ),
-        (Flat, {"teacher_class": f"{__name__}.Flat", "num_features": 4}, r"\(Flat\) does not take 4 features"),
+        (
+            Flat,
+            {"teacher_class": f"{__name__}.Flat", "num_features": 4},
+            r"does not take inputs of shape \(4,\)",
+        ),
     ],
 )
 def test_a_teacher_that_does_not_fit_is_refused_before_the_first_step(module, arguments, message):

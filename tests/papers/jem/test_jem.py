@@ -21,7 +21,7 @@ from zoo.jem.loss import (
     log_density,
     log_odds_of_error,
 )
-from zoo.jem.recovery import Rungs, diverged
+from zoo.jem.recovery import Escalation, diverged
 from zoo.jem.sampler import ReplayMemory, sgld
 from zoo.jem.schedule import learning_rate_factor
 
@@ -278,11 +278,6 @@ def test_memory_refuses_more_chains_than_slots():
         memory.slots(3, torch.tensor([0, 1, 2]))
 
 
-def test_sgld_refuses_negative_numbers():
-    with pytest.raises(ValueError, match="steps=-1"):
-        sgld(density, X, -1, 1.0, 0.0)
-
-
 # --------------------------------------------------------------------- informative initialisation
 
 
@@ -327,12 +322,12 @@ def test_class_gaussians_refuse_a_class_without_images():
     ],
 )
 def test_signs_of_divergence(loss, gap, sample, expected):
-    found = diverged(torch.tensor(loss), torch.tensor(gap), torch.full((2, 3), sample), 1e3, 0.1)
-    assert bool(found) is expected
+    bad = diverged(torch.tensor(loss), torch.tensor(gap), torch.full((2, 3), sample), 1e3, 0.1)
+    assert bool(bad) is expected
 
 
-def test_rungs_come_in_turn():
-    rungs = Rungs()
+def test_recoveries_lower_the_rate_lengthen_the_chains_and_raise_the_penalty_in_turn():
+    escalation = Escalation()
     for count in range(1, 5):
-        rungs = rungs.after(count)
-    assert rungs == Rungs(learning_rate=0.25, steps=2, penalty=0.1)
+        escalation = escalation.after(count)
+    assert escalation == Escalation(learning_rate=0.25, steps=2, penalty=0.1)

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from zoo import JEM
-from zoo.jem.recovery import Recovery
 from zoo.shared.batches import check_labelled_batch
 
 
@@ -132,19 +131,19 @@ def test_forced_divergence_recovers_and_training_ends_well():
                     for parameter in module.network.parameters():
                         parameter.mul_(1e4)
 
-    model, saboteur, found = tiny_jem(shared_batch=True), Saboteur(), []
-    recover = model._recover
+    model, saboteur, memories = tiny_jem(shared_batch=True), Saboteur(), []
+    go_back = model.recovery.go_back
 
     def spy(*arguments):
-        found.append(model.chains.memory.images.clone())  # before anything is restored
-        recover(*arguments)
+        memories.append(model.chains.memory.images.clone())  # before anything is restored
+        go_back(*arguments)
 
-    model._recover = spy
+    model.recovery.go_back = spy
     with pytest.warns(UserWarning, match=r"diverged at step 3.*recovery 1 of at most 5"):
         trainer = fit(model, 40, callbacks=[saboteur])
-    assert torch.equal(found[0], saboteur.before), "divergence is found before the memory is written"
+    assert torch.equal(memories[0], saboteur.before), "divergence is detected before the memory is written"
     assert model.recovery.count == 1
-    assert model.recovery.rungs.learning_rate == 0.5
+    assert model.recovery.escalation.learning_rate == 0.5
     assert trainer.callback_metrics["train/recoveries"] == 1
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.005)
     assert trainer.callback_metrics["train/pyx"] < 0.9, "below log 3 = 1.1: it still learns"
@@ -158,26 +157,6 @@ def test_too_many_divergences_end_with_advice():
         fit(model, 5)
 
 
-def test_a_second_divergence_goes_back_to_the_older_snapshot():
-    network, recovery = nn.Linear(2, 3), Recovery()
-    optimizer = torch.optim.Adam(network.parameters())
-
-    def snapshot(value: float) -> None:
-        with torch.no_grad():
-            network.bias.fill_(value)
-        recovery.take_snapshot(recovery.taken_at + 1, network, optimizer, None)
-
-    snapshot(1.0)
-    snapshot(2.0)
-    recovery.go_back(network, optimizer, None)
-    assert network.bias[0] == 2.0
-    recovery.go_back(network, optimizer, None)
-    assert network.bias[0] == 1.0
-    snapshot(math.nan)  # refused: not finite
-    recovery.go_back(network, optimizer, None)
-    assert network.bias[0] == 1.0
-
-
 def test_a_checkpoint_keeps_memory_and_recoveries(tmp_path):
     model = tiny_jem()
     trainer = fit(model)
@@ -187,9 +166,9 @@ def test_a_checkpoint_keeps_memory_and_recoveries(tmp_path):
     loaded = JEM.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
     assert loaded.report_notes()["recoveries from divergence"] == 2
     torch.testing.assert_close(loaded._restored["memory"], model.chains.memory.images)
-    found = loaded.sample(3, steps=0)
+    samples = loaded.sample(3, steps=0)
     inside = (model.chains.memory.images + 1) / 2
-    assert all((inside.clamp(0, 1) - image).abs().flatten(1).amax(1).min() < 1e-6 for image in found)
+    assert all((inside.clamp(0, 1) - image).abs().flatten(1).amax(1).min() < 1e-6 for image in samples)
 
 
 def test_sampling_changes_neither_memory_nor_training():
@@ -351,9 +330,10 @@ def test_semi_supervised_batches_use_two_different_minibatches():
         ({"optimizer": "sdg"}, "optimizer is 'sdg'; expected one of adam, sgd"),
         ({"chain_precision": "bf16"}, "chain_precision is 'bf16'"),
         ({"initialisation": "informed"}, "initialisation is 'informed'"),
-        ({"snapshot_every_n_steps": 0}, "snapshot_every_n_steps is 0; expected at least 1"),
+        ({"snapshot_every_n_steps": 0}, "snapshot_every_n_steps is 0; expected a number of at least 1"),
         ({"reinit_probability": 1.5}, "reinit_probability is 1.5"),
         ({"noise_std": -0.1}, "noise_std is -0.1"),
+        ({"gradient_clip": 0.0}, "gradient_clip is 0.0"),
         ({"lr": math.nan}, "lr is nan"),
         ({"weight_px": 0.0}, "both 0"),
         ({"network": "Nothing"}, "network is 'Nothing'.*SmallConvNet"),
@@ -369,6 +349,17 @@ def test_bad_arguments_are_refused(arguments, message):
 def test_a_memory_that_does_not_divide_is_refused_before_the_first_step():
     with pytest.raises(ValueError, match=r"memory_size is 50.*3 classes x 1 processes"):
         fit(tiny_jem(memory_size=50))
+
+
+@pytest.mark.parametrize("wrong", [-1, 3])
+def test_a_label_out_of_range_is_refused_before_the_class_gaussians_are_fitted(wrong):
+    model = tiny_jem(initialisation="informative")
+    x, y = images(12)[:]
+    y[5] = wrong
+    trainer = L.Trainer(max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False)
+    with pytest.raises(ValueError, match=rf"labels from .*{wrong}.* built for classes 0 to 2"):
+        trainer.fit(model, DataLoader(TensorDataset(x, y), batch_size=12))
+    assert model.chains.gaussians is None
 
 
 def test_white_images_in_half_precision_are_no_infinity():

@@ -22,7 +22,7 @@ from zoo.jem.loss import (
     log_density,
     log_odds_of_error,
 )
-from zoo.jem.recovery import Rungs, diverged
+from zoo.jem.recovery import Escalation, diverged
 from zoo.jem.sampler import ReplayMemory, sgld
 from zoo.jem.schedule import learning_rate_factor
 
@@ -175,12 +175,11 @@ def test_noise_comes_from_the_generator_and_chains_do_not_feel_each_other(data, 
     [
         {"steps": -1}, {"step_size": math.nan}, {"step_size": math.inf}, {"noise_std": -1.0}, {"noise_std": math.nan},
         {"noise_std": math.inf}, {"gradient_clip": -1.0}, {"gradient_clip": 0.0}, {"gradient_clip": math.nan},
-        {"bounds": (1.0, -1.0)}, {"bounds": (math.nan, 1.0)}, {"x": torch.zeros(2, 3, dtype=torch.int64)},
     ],
 )  # fmt: skip
 def test_a_sampler_that_cannot_be_is_refused(wrong):
     right = {"x": torch.zeros(2, 3), "steps": 1, "step_size": 1.0, "noise_std": 0.1}
-    with pytest.raises(ValueError, match=r"int64|=" if "x" in wrong else next(iter(wrong))) as caught:
+    with pytest.raises(ValueError, match=next(iter(wrong))) as caught:
         sgld(lambda x: x.sum(1), **(right | wrong))
     assert one_line(caught.value)
 
@@ -188,14 +187,14 @@ def test_a_sampler_that_cannot_be_is_refused(wrong):
 # --------------------------------------------------------------------- memory
 
 
-@given(st.data(), st.integers(1, 5), st.integers(1, 6), st.integers(-1, 8), seeds)
+@given(st.data(), st.integers(1, 5), st.integers(1, 6), st.integers(0, 8), seeds)
 def test_slots_differ_and_belong_to_their_class_or_are_refused(data, classes, per_class, count, seed):
     memory = ReplayMemory(torch.zeros(classes * per_class, 1), classes)
     generator = torch.Generator().manual_seed(seed)
-    drawn = data.draw(st.none() | st.lists(st.integers(0, classes - 1), max_size=8))
+    drawn = data.draw(st.none() | st.lists(st.integers(0, classes - 1), min_size=count, max_size=count))
     labels = None if drawn is None else torch.tensor(drawn, dtype=data.draw(st.sampled_from(INTEGERS)))
     room = per_class if labels is not None else classes * per_class
-    if not 0 <= count <= room or (labels is not None and len(labels) != count):
+    if count > room:
         with pytest.raises(ValueError, match="chains") as caught:
             memory.slots(count, labels, generator)
         assert one_line(caught.value)
@@ -208,12 +207,12 @@ def test_slots_differ_and_belong_to_their_class_or_are_refused(data, classes, pe
         assert torch.equal(slots // per_class, labels.long())
 
 
-@given(st.integers(-2, 6), st.integers(0, 12))
+@given(st.integers(1, 6), st.integers(0, 12))
 def test_a_memory_is_a_positive_multiple_of_its_classes_or_refused(classes, slots):
-    if classes >= 1 and slots and slots % classes == 0:
+    if slots and slots % classes == 0:
         assert len(ReplayMemory(torch.zeros(slots, 2), classes).images) == slots
     else:
-        with pytest.raises(ValueError, match=f"num_classes is {classes}|{slots} slots"):
+        with pytest.raises(ValueError, match=f"{slots} slots"):
             ReplayMemory(torch.zeros(slots, 2), classes)
 
 
@@ -246,12 +245,6 @@ def test_moments_are_the_naive_sums_in_any_batches(data, classes, width):
         own = rows[y.numpy() == label]
         for part, expected in zip(found, (len(own), own.sum(0), own.T @ own), strict=True):
             np.testing.assert_allclose(part[label].numpy(), expected, rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("wrong", [-1, 3])
-def test_a_label_out_of_range_is_not_counted_from_the_end(wrong):
-    with pytest.raises(ValueError, match=rf"labels from .*{wrong}.* arrived; expected classes 0 to 2"):
-        class_moments([(torch.zeros(2, 4), torch.tensor([1, wrong]))], 3)
 
 
 @given(st.data())
@@ -301,17 +294,17 @@ def test_divergence_is_any_of_its_signs(data, share, where):
     beyond = sum(abs(value) > 3 for value in pixels) / len(pixels)
     assume(abs(beyond - share) > 1e-6)
     healthy = math.isfinite(loss) and all(abs(gap) <= 3 for gap in gaps) and all(map(math.isfinite, pixels))
-    found = diverged(torch.tensor(loss), torch.tensor(gaps), torch.tensor(pixels, dtype=torch.float64), 3.0, share)
-    assert bool(found) is not (healthy and beyond <= share)
+    bad = diverged(torch.tensor(loss), torch.tensor(gaps), torch.tensor(pixels, dtype=torch.float64), 3.0, share)
+    assert bool(bad) is not (healthy and beyond <= share)
 
 
 @given(st.integers(1, 60))
-def test_rungs_only_make_training_slower_and_longer(count):
-    rungs = Rungs()
+def test_recoveries_only_make_training_slower_and_longer(count):
+    before = Escalation()
     for recovery in range(1, count + 1):
-        higher = rungs.after(recovery)
-        assert sum(a != b for a, b in zip(rungs, higher, strict=True)) == 1
-        assert higher.learning_rate <= rungs.learning_rate
-        assert higher.steps >= rungs.steps
-        assert higher.penalty >= rungs.penalty
-        rungs = higher
+        after = before.after(recovery)
+        assert sum(a != b for a, b in zip(before, after, strict=True)) == 1
+        assert after.learning_rate <= before.learning_rate
+        assert after.steps >= before.steps
+        assert after.penalty >= before.penalty
+        before = after

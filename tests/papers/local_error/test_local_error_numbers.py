@@ -213,7 +213,7 @@ def test_with_its_own_weight_as_feedback_it_is_a_linear_layer(seed, batch, width
 def test_beta_mixes_or_is_refused(prediction, similarity, beta):
     parts = torch.tensor(prediction, dtype=torch.float64), torch.tensor(similarity, dtype=torch.float64)
     if not 0 <= beta <= 1:
-        with pytest.raises(ValueError, match=r"beta is .*; expected a weight in \[0, 1\]"):
+        with pytest.raises(ValueError, match=r"beta is .*; expected a share in \[0, 1\]"):
             local_loss(*parts, beta)
         return
     found = local_loss(*parts, beta).item()

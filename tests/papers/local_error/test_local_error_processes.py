@@ -128,7 +128,7 @@ def test_averages_of_a_block_are_under_way_while_the_next_one_computes(tmp_path,
             super().wait()
             events.append("wait")
 
-    monkeypatch.setattr("zoo.local_error.module.Average", Recorded)
+    monkeypatch.setattr("zoo.local_error.updates.Average", Recorded)
     module = build(Small)
     for number, block in enumerate([*module.network.blocks, module.network.output]):
         block.register_forward_hook(lambda *_, number=number: events.append(f"forward {number}"))

@@ -37,31 +37,26 @@ BLOCK = 512  # rows; with 50,000 training samples k-nearest-neighbours takes 200
 
 
 @dataclass
-class Choice:
-    """The scores asked for, and those that were left out.
-
-    Attributes:
-        requested: Names, or None for all that can be computed.
-        skipped: Name and reason of each built-in score that cannot be.
-    """
+class ScoreSelection:
+    """The scores asked for (None: all that can be computed), and by name why a built-in one was left out."""
 
     requested: list[str] | None
     skipped: dict[str, str] = field(default_factory=dict)
 
     def wants(self, name: str) -> bool:
-        """Whether a score is to be computed."""
+        """Whether a score will be computed."""
         return name not in self.skipped and (self.requested is None or name in self.requested)
 
     def wants_any(self, names: Iterable[str]) -> bool:
-        """Whether one of them is."""
+        """Whether one of the scores will be computed."""
         return any(self.wants(name) for name in names)
 
-    def skip(self, names: Iterable[str], reason: str) -> None:
-        """Leave scores out.
+    def reasons(self) -> dict[str, list[str]]:
+        """The scores that were left out by reason."""
+        return {why: [name for name in self.skipped if self.skipped[name] == why] for why in self.skipped.values()}
 
-        Raises:
-            ValueError: One of them was asked for by name.
-        """
+    def skip(self, names: Iterable[str], reason: str) -> None:
+        """Leave scores out; a ``ValueError`` if one of them was asked for by name."""
         for name in names:
             if self.requested is not None and name in self.requested:
                 raise ValueError(f"score {name!r} was asked for, but {reason}")
@@ -69,27 +64,23 @@ class Choice:
                 self.skipped[name] = reason
 
 
-def choose(requested: list[str] | None, module: LightningModule) -> Choice:
-    """Match the scores asked for with what a module offers.
-
-    Raises:
-        ValueError: A score is unknown, or the module lacks what it needs.
-    """
-    choice = Choice(requested)
+def select_scores(requested: list[str] | None, module: LightningModule) -> ScoreSelection:
+    """Match the scores asked for with what a module offers; a ``ValueError`` where one cannot be computed."""
+    selection = ScoreSelection(requested)
     name = type(module).__name__
     own = callable(getattr(module, "ood_scores", None))
     unknown = [score for score in requested or () if score not in BUILT_IN]
     if unknown and not own:
         raise ValueError(f"unknown scores {unknown}: {name} has no ood_scores(x), and built in are {list(BUILT_IN)}")
     if not callable(getattr(module, "features", None)):
-        choice.skip(NEED_FEATURES, f"{name} has no features(x) -> (B, D)")
-    return choice
+        selection.skip(NEED_FEATURES, f"{name} has no features(x) -> (B, D)")
+    return selection
 
 
 def score_tables(
     tables: dict[str, Table],
     id_name: str,
-    choice: Choice,
+    selection: ScoreSelection,
     module: nn.Module,
     fit: Table,
     knn_k: int,
@@ -101,12 +92,12 @@ def score_tables(
     Args:
         tables: For each set "logits", where needed "features", and a column for each score taken batch by batch.
         id_name: The in-distribution set.
-        choice: What to compute; scores that turn out impossible are added to what it skips.
-        module: Whose last layer is looked for.
+        selection: What to compute; scores that turn out impossible are added to what it skips.
+        module: Whose last layer is looked for, with the tolerance of `find_head`.
         fit: "features" and "label" of training samples; may be empty.
         knn_k: Neighbour of k-nearest-neighbours.
-        head_tolerance: See `find_head`.
-        device: Where features are compared.
+        head_tolerance: See there.
+        device: Where scores of logits and features are computed, in float64.
 
     Raises:
         ValueError: Logits, features or the module's own scores are not finite, a set is empty, logits are
@@ -120,27 +111,31 @@ def score_tables(
             _check_features(table["features"], f"test set {name!r}")
     functions = {name: ("logits", score) for name, score in LOGIT_SCORES.items()}
     if "features" in tables[id_name]:
-        of_features = _feature_functions(tables[id_name], choice, module, fit, knn_k, head_tolerance, device)
+        of_features = _feature_functions(tables[id_name], selection, module, fit, knn_k, head_tolerance, device)
         functions |= {name: ("features", score) for name, score in of_features.items()}
     scores: Scores = {}
     own = [column.removeprefix(COLUMN) for column in tables[id_name] if column.startswith(COLUMN)]
     for name in [*BUILT_IN, *(name for name in own if name not in BUILT_IN)]:
         if name in own:
             values = {of: table[COLUMN + name].double().numpy() for of, table in tables.items()}
-        elif name in functions and choice.wants(name):
+        elif name in functions and selection.wants(name):
             column, score = functions[name]
             values = {of: _in_blocks(score, table[column], device) for of, table in tables.items()}
         else:
             continue
-        broken = {of: int((~np.isfinite(found)).sum()) for of, found in values.items()}
+        broken = {of: int((~np.isfinite(of_set)).sum()) for of, of_set in values.items()}
         reason = ", ".join(f"{number} samples of {of!r}" for of, number in broken.items() if number)
         if not reason:
             scores[name] = values
         elif name in BUILT_IN:
-            choice.skip([name], f"it is NaN or infinite for {reason}")
+            selection.skip([name], f"it is NaN or infinite for {reason}")
         else:
             raise ValueError(f"score {name!r} of {type(module).__name__} is NaN or infinite for {reason}")
     return scores
+
+
+def _in_blocks(score: Score, rows: Tensor, device: torch.device) -> np.ndarray:
+    return torch.cat([score(block.to(device)).cpu() for block in rows.split(BLOCK)]).numpy()
 
 
 def _check_features(features: Tensor, of: str) -> None:
@@ -148,13 +143,9 @@ def _check_features(features: Tensor, of: str) -> None:
         raise ValueError(f"NaN or infinite features for {broken} of {len(features)} samples of {of}")
 
 
-def _in_blocks(score: Score, rows: Tensor, device: torch.device) -> np.ndarray:
-    return torch.cat([score(block.to(device)).cpu() for block in rows.split(BLOCK)]).numpy()
-
-
 def _feature_functions(
     inside: Table,
-    choice: Choice,
+    selection: ScoreSelection,
     module: nn.Module,
     fit: Table,
     knn_k: int,
@@ -164,17 +155,19 @@ def _feature_functions(
     """The scores as functions of features, for those wanted and possible."""
     functions: dict[str, Score] = {}
     head = None
-    if choice.wants_any(NEED_HEAD):
+    if selection.wants_any(NEED_HEAD):
         features, logits = inside["features"][:BLOCK].to(device), inside["logits"][:BLOCK].to(device)
         head = find_head(module, features, logits, head_tolerance)
         if head is None:
             name = type(module).__name__
-            choice.skip(NEED_HEAD, f"{name} has no linear layer that turns its features into its logits")
+            selection.skip(NEED_HEAD, f"{name} has no linear layer that turns its features into its logits")
         else:
-            functions = {name: partial(score, head=head) for name, score in HEAD_SCORES.items() if choice.wants(name)}
-    if choice.wants_any(FITTED) and not fit:
-        choice.skip(FITTED, "there are no training data to fit it on")
-    elif choice.wants_any(FITTED):
+            functions = {
+                name: partial(score, head=head) for name, score in HEAD_SCORES.items() if selection.wants(name)
+            }
+    if selection.wants_any(FITTED) and not fit:
+        selection.skip(FITTED, "there are no training data to fit it on")
+    elif selection.wants_any(FITTED):
         _check_features(fit["features"], "the training data")
         bank, labels = fit["features"].to(device), fit["label"].to(device)
         labelled = (bank[labels >= 0], labels[labels >= 0])
@@ -185,9 +178,9 @@ def _feature_functions(
         }
         if head is not None:
             fits |= {"vim": partial(fit_vim, bank, head), "react": partial(fit_react, bank, head)}
-        for name in filter(choice.wants, fits):
+        for name in filter(selection.wants, fits):
             try:
                 functions[name] = fits[name]()
             except (ValueError, torch.linalg.LinAlgError) as error:
-                choice.skip([name], f"its fit failed: {error}")
+                selection.skip([name], f"its fit failed: {error}")
     return functions

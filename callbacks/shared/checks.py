@@ -1,0 +1,47 @@
+"""What several callbacks check: their numeric arguments, the methods that they call on a module, and the results."""
+
+from typing import Any
+
+from torch import Tensor
+
+
+def check_at_least(least: int, **arguments: int) -> None:
+    """Raise a ValueError that names the first of these arguments below the least value."""
+    for name, value in arguments.items():
+        if value < least:
+            raise ValueError(f"expected {name} of at least {least}, got {value}")
+
+
+def require_method(module: Any, signature: str, needed_by: str) -> None:
+    """Raise if a module has no method of this name.
+
+    Args:
+        module: Any module.
+        signature: The method as the message shows it, such as ``"encode(x) -> (B, L)"``.
+        needed_by: Name of the callback, for the message.
+
+    Raises:
+        TypeError: The module has no such method.
+    """
+    name, kind = signature.partition("(")[0], type(module).__name__
+    if not callable(getattr(module, name, None)):
+        raise TypeError(f"{needed_by} needs a module with {signature}; {kind} has no method {name!r}")
+
+
+def check_shape(values: Any, shape: tuple[int | str, ...], source: str) -> Tensor:
+    """Return what a module's method gave, if it is a tensor of the expected shape.
+
+    Args:
+        values: The method's result.
+        shape: Expected size of each dimension; a name such as "K" stands for any size.
+        source: The call, for the message, such as ``"MyModule.encode(x)"``.
+
+    Raises:
+        ValueError: The result is no tensor or has another shape.
+    """
+    fits = isinstance(values, Tensor) and values.ndim == len(shape)
+    if not fits or any(isinstance(want, int) and want != size for want, size in zip(shape, values.shape, strict=True)):
+        actual = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        expected = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
+        raise ValueError(f"expected {source} of shape ({expected}), got {actual}")
+    return values
