@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md adds a paper in six files: they are copied from the page into a copy of the project, and work there."""
+"""CONTRIBUTING.md adds a paper in six files: copied from the page into a copy of the project, they work there."""
 
 import os
 import re
