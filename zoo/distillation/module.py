@@ -107,15 +107,15 @@ class KnowledgeDistillation(LightningModule):
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Log loss and accuracy on the validation set."""
+        """Log the student's loss and accuracy on the validation set."""
         judge_classifier(self, "val", batch, batch_idx)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Logits for the callbacks; loss and accuracy on the in-distribution set, which comes first."""
+        """The student's logits for the callbacks; loss and accuracy on the in-distribution set, which comes first."""
         return judge_classifier(self, "test", batch, batch_idx, dataloader_idx)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Class probabilities ``(B, K)``."""
+        """The student's class probabilities ``(B, K)``."""
         return class_probabilities(self, batch)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

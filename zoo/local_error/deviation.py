@@ -30,7 +30,8 @@ class ChannelDeviation(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         """The gradient with respect to the map, in its dtype and layout."""
-        return deviation_gradient(*ctx.saved_tensors, gradient)
+        x, deviations = ctx.saved_tensors
+        return deviation_gradient(x, deviations, gradient)
 
 
 def deviation(x: Tensor) -> Tensor:

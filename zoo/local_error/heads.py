@@ -62,11 +62,6 @@ def pooling(shape: Sequence[int], max_dim: int) -> nn.Module:
     return nn.Identity() if kernel == (1, 1) else AveragePooling(kernel, padding=padding)
 
 
-def _features(module: nn.Module, shape: Sequence[int]) -> int:
-    with torch.no_grad():
-        return module(torch.empty(1, *shape, device="meta")).numel()
-
-
 def _fixed_uniform(rows: int, columns: int) -> Tensor:
     """``(rows, columns)`` as PyTorch initialises a linear layer: uniform within ``columns ** -0.5`` of zero."""
     return torch.empty(rows, columns).uniform_(-(columns**-0.5), columns**-0.5)
@@ -78,7 +73,7 @@ class Classifier(nn.Module):
     def __init__(self, shape: Sequence[int], outputs: int, max_dim: int) -> None:
         super().__init__()
         self.pooling = pooling(shape, max_dim)
-        self.linear = nn.Linear(_features(self.pooling, shape), outputs)
+        self.linear = nn.Linear(self.pooling(torch.empty(1, *shape, device="meta")).numel(), outputs)
         nn.init.zeros_(self.linear.weight)
 
     def forward(self, hidden: Tensor) -> Tensor:

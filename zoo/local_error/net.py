@@ -88,18 +88,12 @@ def output_shapes(blocks: Sequence[Block], image_shape: Sequence[int]) -> tuple[
 
 
 # ---------------------------------------------------------------- the networks by name
-# Each takes the image shape, the dropout and the slope of the non-linearity, and gives a list of blocks.
+# Each takes the image shape (channels, height, width), the probability of the dropout after each block and the slope of
+# the leaky ReLU, and gives a list of blocks.
 
 
 def MLP(image_shape: Shape, dropout: float, slope: float, hidden: Sequence[int] = (1024, 1024, 1024)) -> list[Block]:
-    """Fully connected layers; three of 1024 units in the paper, of 3000 for CIFAR.
-
-    Args:
-        image_shape: ``(channels, height, width)``.
-        dropout: Probability after each block.
-        slope: Of the leaky ReLU.
-        hidden: Units of each layer.
-    """
+    """Fully connected layers of ``hidden`` units; three of 1024 in the paper, of 3000 for CIFAR."""
     blocks, inputs = [], image_shape[0] * image_shape[1] * image_shape[2]
     for units in hidden:
         blocks.append(linear(inputs, units, slope, ChannelDropout(dropout)))
@@ -117,15 +111,9 @@ def VGG(
 ) -> list[Block]:
     """3x3 convolutions with 2x2 max-pooling, then fully connected layers.
 
-    Images with a side above 64 pixels meet a first convolution of 7x7 with stride 2.
-
-    Args:
-        image_shape: ``(channels, height, width)``.
-        dropout: Probability after each block.
-        slope: Of the leaky ReLU.
-        layers: Channels of each convolution, with an "M" where the maps are pooled.
-        width: Multiplies the channels.
-        hidden: Units of the fully connected layers; ``width`` does not touch them.
+    ``layers`` has the channels of each convolution, with an "M" where the maps are pooled, and ``width`` multiplies the
+    channels. ``hidden`` has the units of the fully connected layers. Images with a side above 64 pixels meet a first
+    convolution of 7x7 with stride 2.
 
     Raises:
         ValueError: For images too small for the poolings, or layers that begin with a pooling.
@@ -174,12 +162,8 @@ def ResNet(
 ) -> list[Block]:
     """A residual network with a 3x3 stem (He et al. 2016); each convolution is a local block.
 
-    Args:
-        image_shape: ``(channels, height, width)``.
-        dropout: Probability after each block.
-        slope: Of the leaky ReLU.
-        depths: Residual blocks in each stage; from the second stage on the first of them has stride 2.
-        width: Channels of the stem and the first stage; each later stage has twice as many as the one before.
+    ``depths`` has the residual blocks of each stage; from the second stage on the first of them has stride 2. ``width``
+    is the channels of the stem and the first stage; each later stage has twice as many as the one before.
     """
     stem = nn.Conv2d(image_shape[0], width, 3, padding=1, bias=False), nn.BatchNorm2d(width), non_linearity(slope)
     blocks, channels = [Block(nn.Sequential(*stem), ChannelDropout(dropout))], width
@@ -205,14 +189,9 @@ def WideResNet(image_shape: Shape, dropout: float, slope: float, depth: int = 28
     """A wide residual network (Zagoruyko and Komodakis 2016); each convolution is a local block.
 
     Normalisation comes before the convolutions, so the local losses are taken of their sums; the last block ends in a
-    normalisation and a non-linearity, which its local loss trains.
-
-    Args:
-        image_shape: ``(channels, height, width)``.
-        dropout: Probability between the two convolutions of a residual block.
-        slope: Of the leaky ReLU.
-        depth: ``6 n + 4`` layers, n residual blocks in each of three stages.
-        width: Multiplier of the 16, 32 and 64 channels of the stages.
+    normalisation and a non-linearity, which its local loss trains. There are ``depth`` layers, ``6 n + 4`` with n
+    residual blocks in each of three stages, whose 16, 32 and 64 channels ``width`` multiplies. Dropout lies between the
+    two convolutions of a residual block only.
 
     Raises:
         ValueError: When ``depth`` is not ``6 n + 4``.

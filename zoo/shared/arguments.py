@@ -1,4 +1,4 @@
-"""Checks of constructor arguments, with one message for each kind: the name, the value and what was expected."""
+"""Checks of constructor arguments: each raises a ``ValueError`` with the name, the value and what was expected."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -12,9 +12,6 @@ def check_literals(module: LightningModule) -> None:
 
     Args:
         module: After ``save_hyperparameters()``.
-
-    Raises:
-        ValueError: An argument is none of its choices.
     """
     annotations: dict[str, Any] = {}
     for kind in reversed(type(module).__mro__):
@@ -25,69 +22,46 @@ def check_literals(module: LightningModule) -> None:
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Check that a word is one of the choices.
-
-    Raises:
-        ValueError: It is none of them.
-    """
+    """Check that a word is one of the choices."""
     if value not in choices:
         raise ValueError(f"{name} is {value!r}; expected one of {', '.join(choices)}")
 
 
 def check_at_least(least: int, **values: Any) -> None:
-    """Check that numbers are finite and not below a bound; None passes.
-
-    Raises:
-        ValueError: One is below it, infinite or NaN.
-    """
+    """Check that numbers are finite and not below a bound; None passes."""
     for name, value in values.items():
         if value is not None and not least <= value < math.inf:
             raise ValueError(f"{name} is {value}; expected a number of at least {least}")
 
 
 def check_positive(**values: Any) -> None:
-    """Check that numbers are finite and above 0; None passes.
-
-    Raises:
-        ValueError: One is 0 or below, infinite or NaN.
-    """
+    """Check that numbers are finite and above 0; None passes."""
     for name, value in values.items():
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"{name} is {value}; expected a number above 0")
 
 
 def check_share(**values: Any) -> None:
-    """Check that numbers lie in [0, 1]; None passes.
-
-    Raises:
-        ValueError: One lies outside or is NaN.
-    """
+    """Check that numbers lie in [0, 1]; None passes."""
     for name, value in values.items():
         if value is not None and not 0 <= value <= 1:
             raise ValueError(f"{name} is {value}; expected a share in [0, 1]")
 
 
 def check_names(argument: str, given: Iterable[str], taker: str, known: Sequence[str]) -> None:
-    """Check that what takes a dictionary of further arguments knows all their names.
+    """Check the names in a dictionary of further arguments.
 
     Args:
-        argument: The dictionary's own name.
+        argument: Name of the dictionary.
         given: The names in it.
         taker: Name of the function or class that takes them.
         known: The names that it takes.
-
-    Raises:
-        ValueError: It does not know one of them.
     """
     if unknown := sorted(set(given) - set(known)):
         raise ValueError(f"{argument} has {unknown}, which {taker} does not take; it takes {[*known]}")
 
 
 def check_image_shape(image_shape: Sequence[int]) -> None:
-    """Check the shape of one image, ``(channels, height, width)``.
-
-    Raises:
-        ValueError: It has another number of sizes, or one below 1.
-    """
+    """Check the shape of one image, ``(channels, height, width)``."""
     if len(image_shape) != 3 or min(image_shape) < 1:
         raise ValueError(f"image_shape is {tuple(image_shape)}; expected (channels, height, width), all positive")

@@ -75,17 +75,11 @@ def judge_regressor(
 ) -> dict[str, Tensor]:
     """The validation or test step of a regressor: predictions for the callbacks, losses and errors for the loggers.
 
-    Logs ``<stage>/mae``, ``<stage>/rmse`` and what ``evaluate`` returns, of the first loader.
-
-    Args:
-        module: With point predictions ``(B,)`` as its ``forward``, ``num_features`` in its hyper-parameters, and a
-            ``SetMeans`` as ``means``.
-        stage: ``val`` or ``test``.
-        batch: Features ``(B, D)`` and labels ``(B,)``.
-        batch_idx: Number of the batch on this process.
-        evaluate: Called with features, labels, and the slice of the samples that count; returns predictions ``(B,)`` of
-            all samples, and by name means over those that count.
-        dataloader_idx: Number of the loader.
+    Logs ``<stage>/mae``, ``<stage>/rmse`` and what ``evaluate`` returns, of the first loader. The module has point
+    predictions ``(B,)`` as its ``forward``, ``num_features`` in its hyper-parameters, and a ``SetMeans`` as ``means``.
+    ``evaluate`` is called with features ``(B, D)``, labels ``(B,)``, and the slice of the samples that count; it
+    returns predictions ``(B,)`` of all samples, and by name means over those that count. See `judge_classifier` for the
+    others.
 
     Returns:
         ``{"prediction": (B,)}``.
@@ -107,16 +101,16 @@ def judge_regressor(
 
 
 def positions(trainer: Trainer, batch_idx: int, size: int) -> Tensor:
-    """Where the samples of a batch of the first validation or test loader stand in its order of all processes.
+    """Places of a batch's samples in the set of the first validation or test loader, in the order of all processes.
 
     Args:
         trainer: In its validation or test.
         batch_idx: Number of the batch on this process.
-        size: Samples in it.
+        size: Number of samples in it.
 
     Returns:
-        ``(n,)`` int64 for the first n samples, all that are no repetition: ``size`` of them but at the end of a set
-        whose size the processes do not divide. The last batch of some processes may have none.
+        ``(n,)`` int64, of the first n samples: all of them, except at the end of a set whose size the number of
+        processes does not divide, where the rest are repetitions. The last batch of some processes may have none.
     """
     loaders: Any = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
     while isinstance(loaders, dict | list | tuple) and loaders:
@@ -171,13 +165,13 @@ class SetMeans(nn.Module):
     def log_each(
         self, module: LightningModule, stage: str, batch_idx: int, kind: type[SetMean] = SetMean, **per_sample: Tensor
     ) -> None:
-        """Add numbers of each sample of a batch; every process is to call it for each of its batches.
+        """Add numbers of each sample of a batch; every process must call it for each of its batches.
 
         Args:
             module: The module whose attribute this is.
             stage: ``val`` or ``test``.
             batch_idx: Number of the batch on this process.
-            kind: What is logged of the mean: itself, or its root.
+            kind: Whether the mean is logged, or its root.
             **per_sample: By name, a number for each sample of the batch, ``(B,)``.
         """
         for name, values in per_sample.items():
@@ -186,14 +180,7 @@ class SetMeans(nn.Module):
 
     @torch.compiler.disable  # `torch.compile` would take the metrics' bookkeeping to pieces
     def log(self, module: LightningModule, stage: str, means: dict[str, Tensor], count: int) -> None:
-        """Add means over the samples of a batch that count; every process is to call it for each of its batches.
-
-        Args:
-            module: The module whose attribute this is.
-            stage: ``val`` or ``test``.
-            means: By name; any number where no sample counts.
-            count: How many samples count, see `positions`.
-        """
+        """Add means over the first samples of a batch, of which ``count`` are no repetition; see `log_each`."""
         for name, mean in means.items():
             self._add(module, stage, name, mean.detach().to(WIDE) * count, count, SetMean)
 
@@ -207,10 +194,3 @@ class SetMeans(nn.Module):
         metric.update(total, count)
         shared: Any = {"add_dataloader_idx": False, "prog_bar": stage == "val", "metric_attribute": key}
         module.log(key, metric, batch_size=max(count, 1), **shared)
-
-
-def log_errors(means: SetMeans, module: LightningModule, stage: str, errors: Tensor, count: int) -> None:
-    """Log ``rmse`` and ``mae`` of a regressor; about to go, see `judge_regressor`."""
-    errors = errors.detach().to(WIDE)
-    means._add(module, stage, "mae", errors.abs().sum(), count, SetMean)
-    means._add(module, stage, "rmse", errors.square().sum(), count, SetRoot)

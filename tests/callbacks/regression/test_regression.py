@@ -313,7 +313,9 @@ def test_a_module_without_predictive_is_refused_by_name():
         def test_step(self, batch, batch_idx):
             pass
 
-    with pytest.raises(ValueError, match=r"RegressionCalibration needs predictive\(x\).*: Silent has none"):
+    with pytest.raises(
+        TypeError, match=r"RegressionCalibration needs a module with predictive\(x\).*; Silent has no method"
+    ):
         evaluate(Silent())
 
 

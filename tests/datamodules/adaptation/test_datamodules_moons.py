@@ -145,7 +145,9 @@ def test_the_source_is_shuffled_on_request():
 
 
 def test_the_loader_of_the_target_holds_no_labels():
-    assert vars(MoonsDataModule().train_dataloader()["target"].dataset).keys() == {"images"}
+    dataset = MoonsDataModule().train_dataloader()["target"].dataset
+    assert len(dataset.columns) == 1
+    assert vars(dataset).keys() == {"columns", "images"}
 
 
 def test_tests_are_on_the_points_trained_on_and_validation_on_others():
