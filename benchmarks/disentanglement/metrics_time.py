@@ -70,7 +70,7 @@ def score_all(metrics: list[str], train: int, test: int, votes: int, test_votes:
         start = now()
         generator = torch.Generator().manual_seed(1)
         draw = {"beta_vae": pair_differences, "factor_vae": vote_variances}.get(metric)
-        points: Any = None
+        points: tuple[Any, ...] = ()
         if draw is not None:
             points = tuple(draw(sample, codes_of, FACTOR_SIZES, number, generator) for number in (votes, test_votes))
         material = Material(split, points, points, {})

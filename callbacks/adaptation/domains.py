@@ -15,8 +15,7 @@ from ..shared.batches import batch_inputs, batch_logits, check_logits, is_labell
 from ..shared.checks import check_shape
 from ..shared.collect import Collector, Table, gather_rows
 from ..shared.held_out import HeldOut, first_loader, run_through
-from ..shared.modes import evaluation_mode
-from ..shared.random_state import preserved_random_state
+from ..shared.random_state import evaluation_mode, preserved_random_state
 from ..shared.samplers import flatten_loaders, has_known_sampler, named_loaders
 
 TARGET = "target/"

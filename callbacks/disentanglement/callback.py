@@ -201,12 +201,10 @@ class DisentanglementEvaluation(Callback):
         def split(train: tuple[Representations, np.ndarray], test: tuple[Representations, np.ndarray]) -> Split:
             return Split(train[0].codes, train[1][:, columns], test[0].codes, test[1][:, columns])
 
-        def pairs(metric: str, purpose: str, draw: Callable[..., Points]) -> tuple[Points, Points] | None:
-            if metric not in self.metrics:
-                return None
+        def pairs(metric: str, purpose: str, draw: Callable[..., Points]) -> tuple[Points, ...]:
+            numbers = (self.num_train_votes, self.num_test_votes) if metric in self.metrics else ()
             arguments = (data.sample_factors, encoding.codes, data.factor_sizes)
-            train = draw(*arguments, self.num_train_votes, draws[purpose])
-            return train, draw(*arguments, self.num_test_votes, draws[purpose])
+            return tuple(draw(*arguments, number, draws[purpose]) for number in numbers)
 
         sizes = self.downstream_sizes if "downstream" in self.metrics else ()
         both = Material(

@@ -5,12 +5,10 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
 
 from ..shared.checks import check_at_least, check_shape, require_method
 from ..shared.loggers import log_images, png, tile, to_uint8
-from ..shared.modes import evaluation_mode
-from ..shared.random_state import preserved_random_state
+from ..shared.random_state import evaluation_mode, preserved_random_state
 
 
 class SampleGrid(Callback):
@@ -56,17 +54,14 @@ class SampleGrid(Callback):
         """Put the last grid into the report."""
         return None if self.grid is None else png(self.grid)
 
-    def _show(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        pictures = to_uint8(self._draw(trainer, pl_module))
+    def _show(self, trainer: Trainer, pl_module: Any) -> None:
+        device, context = trainer.strategy.root_device, trainer.precision_plugin.forward_context()
+        with evaluation_mode(pl_module), preserved_random_state(device), context:
+            torch.manual_seed(self.seed + trainer.global_rank)
+            samples = pl_module.sample(self.number)
+        pictures = to_uint8(check_shape(samples, (self.number, "C", "H", "W"), f"{type(pl_module).__name__}.sample(n)"))
         if trainer.is_global_zero:
             scale = max(1, 48 // max(pictures.shape[1:3]))  # digits of 8 x 8 pixels would hardly be seen
             grid = tile(pictures.repeat(scale, axis=1).repeat(scale, axis=2), gap=scale)
             log_images(trainer, "samples", grid.transpose(2, 0, 1)[None])
             self.grid = grid
-
-    def _draw(self, trainer: Trainer, pl_module: Any) -> Tensor:
-        device, context = trainer.strategy.root_device, trainer.precision_plugin.forward_context()
-        with evaluation_mode(pl_module), preserved_random_state(device), context:
-            torch.manual_seed(self.seed + trainer.global_rank)
-            samples = pl_module.sample(self.number)
-        return check_shape(samples, (self.number, "C", "H", "W"), f"{type(pl_module).__name__}.sample(n)")

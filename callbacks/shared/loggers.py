@@ -29,9 +29,7 @@ Cell = str | float | int | None
 
 
 def to_uint8(images: Tensor | np.ndarray) -> np.ndarray:
-    """Turn pictures into what every logger shows alike.
-
-    The one place for it: W&B casts floats to integers without scaling, so that [0, 1] comes out black.
+    """Turn pictures into bytes, which every logger shows alike: W&B would show floats in [0, 1] as black.
 
     Args:
         images: (N, C, H, W) with C = 1 or 3; uint8, or floats in [0, 1] (rounding errors are clipped, pixels
@@ -49,8 +47,8 @@ def to_uint8(images: Tensor | np.ndarray) -> np.ndarray:
     if images.is_floating_point():
         images = images.float().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         if images.numel() and (images.min() < -0.01 or images.max() > 1.01):
-            found = f"[{images.min().item():.3g}, {images.max().item():.3g}]"
-            raise ValueError(f"expected pictures with values in [0, 1], got values in {found}")
+            values = f"[{images.min().item():.3g}, {images.max().item():.3g}]"
+            raise ValueError(f"expected pictures with values in [0, 1], got values in {values}")
         images = images.clamp(0, 1).mul(255).round().to(torch.uint8)
     if images.dtype != torch.uint8:
         raise ValueError(f"expected floating-point or uint8 pictures, got {images.dtype}")
@@ -90,7 +88,7 @@ def log_images(trainer: Trainer, name: str, images: Tensor | np.ndarray) -> None
     """Show pictures in every logger.
 
     Args:
-        trainer: Whose loggers are used.
+        trainer: Its loggers are used.
         name: Key; ``/`` groups.
         images: (N, C, H, W), floats in [0, 1] or uint8; see `to_uint8`.
     """
@@ -119,7 +117,7 @@ def log_figure(trainer: Trainer, name: str, figure: Figure) -> None:
     Args:
         trainer: Whose loggers are used.
         name: Key; ``/`` groups.
-        figure: Is rendered once, on white.
+        figure: The figure; it is rendered once, on white.
     """
     if trainer.loggers:
         picture = np.array(Image.open(BytesIO(figure_png(figure))).convert("RGB"))
@@ -157,7 +155,7 @@ def log_table(trainer: Trainer, name: str, columns: Sequence[str], rows: Sequenc
 
 @rank_zero_only
 def define_summaries(trainer: Trainer) -> None:
-    """Tell W&B that the best value of a metric belongs into the run's summary, not only the last.
+    """Let the summary of a W&B run hold the best value of a metric beside the last one.
 
     Covers ``val/acc``, ``val/loss`` and whatever checkpoints and early stopping monitor.
     """
@@ -169,7 +167,7 @@ def define_summaries(trainer: Trainer) -> None:
         with surviving(logger):
             if callable(define := getattr(_experiment(logger), "define_metric", None)):
                 for metric, goal in goals.items():
-                    # a metric with a definition of its own leaves the logger's general one: name the axis again
+                    # this definition replaces the logger's general one, so it has to name the axis, too
                     define(metric, step_metric="trainer/global_step", summary=f"{goal},last")
 
 

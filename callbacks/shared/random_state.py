@@ -1,4 +1,4 @@
-"""The state of all random number generators of a process."""
+"""Random number generators and training modes, which callbacks leave as they were."""
 
 import random
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.random import mtrand
+from torch import nn
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
@@ -48,3 +49,16 @@ def preserved_random_state(device: torch.device) -> Iterator[None]:
         yield
     finally:
         set_random_state(state, device)
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Put a module in evaluation mode without gradients, and each of its parts back in its own mode afterwards."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, training in modes.items():
+            part.training = training

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Sampler, SequentialSampler
 
 from ..images.image_set import ImageSet, UnlabelledSet
+from ..shared.arguments import check_at_least, check_finite
 from ..shared.collate import as_is
 from ..shared.resumable import ResumableLoader
 from ..shared.samplers import RestartingSampler, sampler_shares
@@ -22,9 +23,9 @@ class MoonsDataModule(LightningDataModule):
     """Two moons as the source, and other draws of the same moons, rotated, as the target: points, not images.
 
     The toy problem of Ganin et al. 2016 (https://arxiv.org/abs/1505.07818, section 5.1.1, and the authors' code): both
-    domains are draws of scikit-learn's ``make_moons`` with random states 1 and 2; the mean of the source is taken off
-    both, both are multiplied by 2, and the target is rotated about the origin, counter-clockwise. Labels are those of
-    the text, the lower moon 0 and the upper moon 1; scikit-learn and the authors' code have them the other way round.
+    domains are draws of scikit-learn's ``make_moons`` with random states 1 and 2; the mean of the source is subtracted
+    from both, both are multiplied by 2, and the target is rotated about the origin, counter-clockwise. Labels are
+    those of the text, the lower moon 0 and the upper moon 1; scikit-learn and the authors' code swap them.
 
     Training is as in the authors' code: source points in a fixed order, one a step, each with a target point that is
     drawn uniformly, with replacement; an epoch is one pass over the source. Under a strategy of several processes these
@@ -70,21 +71,16 @@ class MoonsDataModule(LightningDataModule):
             batch_size: Points of each domain in a training batch (for each process); a last smaller one is kept.
             shuffle: Whether the source points come in a new random order in each epoch.
             eval_batch_size: Points in a batch of validation, test and prediction.
-
-        Raises:
-            ValueError: An argument is out of its range.
         """
         super().__init__()
         self.save_hyperparameters(logger=False)
-        for argument, value, least in (("points", points, 2), ("eval_batch_size", eval_batch_size, 1)):
-            if value < least:
-                raise ValueError(f"{argument} must be at least {least}, got {value}")
+        check_at_least(2, points=points)
+        check_at_least(1, eval_batch_size=eval_batch_size)
+        check_finite(rotation=rotation)
         if not 1 <= batch_size <= points:
             raise ValueError(f"batch_size must lie in 1..{points}, the number of points, got {batch_size}")
         if not 0 <= noise < math.inf:
             raise ValueError(f"noise must be finite and not negative, got {noise}")
-        if not math.isfinite(rotation):
-            raise ValueError(f"rotation must be finite, got {rotation}")
         self.points, self.noise, self.rotation = points, noise, rotation
         self.batch_size, self.shuffle, self.eval_batch_size = batch_size, shuffle, eval_batch_size
 
@@ -93,7 +89,7 @@ class MoonsDataModule(LightningDataModule):
         return self._domain(SOURCE_STATE, 0.0)
 
     def target_points(self) -> tuple[Tensor, Tensor]:
-        """The target points trained on, (N, 2) float32, and their labels (N,) int64, for figures only."""
+        """The target points trained on, (N, 2) float32, and their labels (N,) int64, for evaluation only."""
         return self._domain(TARGET_STATE, self.rotation)
 
     def train_dataloader(self) -> dict[str, DataLoader]:

@@ -52,10 +52,10 @@ class AdaptationDataModule(LightningDataModule):
     """Pairs two domains with the same classes: a source with labels and a target without.
 
     A step gets a minibatch of each, shuffled independently, on one process and on several, which share out either
-    set. An epoch is one pass over the domain with more batches; the other one begins anew, in another order, whenever
+    set. An epoch is one pass over the domain with more batches; the other one restarts, in another order, whenever
     it ends. The target's labels stay here in training: its loader reads a set without labels, and its images are split
     into training and validation without a look at them. Batches of validation, test and prediction are ``(x, y)``; the
-    target's labels there are for figures that nothing is chosen by.
+    target's labels there are for evaluation only: nothing is chosen by them.
 
     The images of both domains are brought to one shape when they are read, as bytes: grey becomes RGB by replication,
     RGB grey by luminance, sizes change by antialiased bilinear interpolation; out-of-distribution sets are made in the
@@ -149,12 +149,7 @@ class AdaptationDataModule(LightningDataModule):
         self.target.prepare_data()
 
     def setup(self, stage: str) -> None:
-        """Reads the sets of a stage and brings them to the common shape, unless that has been done.
-
-        Raises:
-            FileNotFoundError: Files are missing.
-            ValueError: A split is damaged or empty.
-        """
+        """Reads the sets of a stage and brings them to the common shape, unless that has been done."""
         for data in (self.source, self.target):
             data.trainer = self.trainer
         if stage in ("fit", "validate") and not self._fit_sets:
@@ -180,7 +175,7 @@ class AdaptationDataModule(LightningDataModule):
         """The two loaders; Lightning combines them in the mode ``max_size_cycle``.
 
         On one device both are plainly shuffled, by draws of their own from torch's generator. Under a strategy of
-        several processes Lightning puts its sampler into the one with more batches; the other one, which begins anew,
+        several processes Lightning puts its sampler into the one with more batches; the other one, which restarts,
         has a sampler already.
 
         Raises:

@@ -12,8 +12,10 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ..shared.arguments import check_at_least
 from ..shared.collate import as_is
 from ..shared.resumable import ResumableLoader
+from ..shared.samplers import process_share
 from . import render as sprites
 from .draws import FactorBatch, FactorDraws, FactorGrid, FixedFactors, draw_factors
 
@@ -32,7 +34,7 @@ class FactorDataModule(LightningDataModule):
         factor_names: Names of the factors.
         factor_sizes: Number of values of each factor.
         deterministic_images: Whether equal factors give equal images. If not, what else an image needs (a colour,
-            noise, a background, an instance) is drawn anew for every access in training, and in the same way in
+            noise, a background, an instance) is drawn again for every access in training, and in the same way in
             every pass of validation and test.
     """
 
@@ -59,20 +61,11 @@ class FactorDataModule(LightningDataModule):
             eval_batch_size: Images in a batch of validation, test and prediction.
             val_images: Number of validation images; 0 for no validation.
             test_images: Number of test images.
-
-        Raises:
-            ValueError: An argument is out of its range.
         """
         super().__init__()
         self.save_hyperparameters(logger=False)
-        for argument, value, least in (
-            ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("val_images", val_images, 0),
-            ("test_images", test_images, 1),
-        ):
-            if value < least:
-                raise ValueError(f"{argument} must be at least {least}, got {value}")
+        check_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size, test_images=test_images)
+        check_at_least(0, val_images=val_images)
         if images_per_epoch < batch_size:
             raise ValueError(f"images_per_epoch={images_per_epoch} is less than one batch: batch_size={batch_size}")
         self.batch_size, self.images_per_epoch, self.eval_batch_size = batch_size, images_per_epoch, eval_batch_size
@@ -91,8 +84,7 @@ class FactorDataModule(LightningDataModule):
     @property
     def share(self) -> tuple[int, int]:
         """Rank of this process and number of processes, of those that train together."""
-        shares = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
-        return (shares["rank"], shares["num_replicas"]) if shares else (0, 1)
+        return process_share(self.trainer)
 
     def draw(self, factors: Tensor, generator: torch.Generator) -> Tensor:
         """Makes images of factors that were checked; override it for data of your own.

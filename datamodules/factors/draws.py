@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
-from ..shared.collate import as_tensor
+from ..shared.memory import as_tensor
 
 FactorBatch = tuple[Tensor, int]  # factors (B, K), and the seed of whatever else the images need
 

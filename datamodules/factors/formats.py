@@ -66,8 +66,8 @@ def npz_chunks(path: Path, name: str, shape: Sequence[int], kind: str) -> Iterat
     with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
         version = np.lib.format.read_magic(stream)
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        found, fortran_order, dtype = header(stream)
-        check_array(name, found, dtype, shape, kind)
+        stored_shape, fortran_order, dtype = header(stream)
+        check_array(name, stored_shape, dtype, shape, kind)
         row = math.prod(shape[1:]) * dtype.itemsize
         step = max(1, CHUNK // row)
         if fortran_order:  # its images lie across the whole file

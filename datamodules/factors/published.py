@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..shared.arguments import check_choice
 from ..shared.augment import normalise
 from . import render as sprites
 from .base import FactorDataModule
@@ -39,32 +40,17 @@ class FactorFilesDataModule(FactorDataModule):
         Args:
             data_dir: Folder with the files, or with the set's own folder that holds them.
             **arguments: Those of ``FactorDataModule``.
-
-        Raises:
-            ValueError: An argument is out of its range.
         """
         super().__init__(**arguments)
         self.data_dir = str(data_dir)
         self._images: Tensor | None = None
 
     def prepare_data(self) -> None:
-        """Looks for the files.
-
-        Raises:
-            FileNotFoundError: Files are missing; the message says which, and where they are published.
-        """
+        """Looks for the files."""
         self.paths()
 
     def setup(self, stage: str) -> None:
-        """Reads the files, unless that has been done.
-
-        Args:
-            stage: Any of Lightning's.
-
-        Raises:
-            FileNotFoundError: Files are missing.
-            ValueError: They are damaged, or hold something else.
-        """
+        """Reads the files, unless that has been done."""
         self.images()
 
     def root(self) -> Path:
@@ -80,11 +66,7 @@ class FactorFilesDataModule(FactorDataModule):
         )
 
     def paths(self) -> list[Path]:
-        """The files, in the order of ``files``.
-
-        Raises:
-            FileNotFoundError: Files are missing.
-        """
+        """The files, in the order of ``files``."""
         root = self.root()
         if missing := [name for name in self.files if not (root / name).is_file()]:
             raise self.missing(", ".join(missing))
@@ -198,12 +180,7 @@ class Shapes3DDataModule(FactorFilesDataModule):
     files = ("3dshapes.h5",)
 
     def prepare_data(self) -> None:
-        """Looks for the file and for h5py.
-
-        Raises:
-            FileNotFoundError: The file is missing.
-            ModuleNotFoundError: h5py is.
-        """
+        """Looks for the file and for h5py."""
         super().prepare_data()
         h5py()
 
@@ -240,15 +217,11 @@ class Cars3DDataModule(FactorFilesDataModule):
     files = ()
 
     def paths(self) -> list[Path]:
-        """The meshes in the order of their names.
-
-        Raises:
-            FileNotFoundError: There are not as many as there are cars.
-        """
-        found = sorted(self.root().glob("*.mat"))
-        if len(found) != self.factor_sizes[2]:
-            raise self.missing(f"{self.factor_sizes[2]} files *.mat, one for each car, got {len(found)}")
-        return found
+        """The meshes in the order of their names."""
+        meshes = sorted(self.root().glob("*.mat"))
+        if len(meshes) != self.factor_sizes[2]:
+            raise self.missing(f"{self.factor_sizes[2]} files *.mat, one for each car, got {len(meshes)}")
+        return meshes
 
     def read(self, paths: list[Path]) -> Tensor:
         """Shrinks the images of all cars."""
@@ -283,11 +256,7 @@ class SmallNORBDataModule(FactorFilesDataModule):
     )
 
     def paths(self) -> list[Path]:
-        """The files, packed or not.
-
-        Raises:
-            FileNotFoundError: Files are missing.
-        """
+        """The files, packed or not."""
         root = self.root()
         packed = {name: root / f"{name}.gz" for name in self.files if (root / f"{name}.gz").is_file()}
         if missing := [name for name in self.files if name not in packed and not (root / name).is_file()]:
@@ -338,12 +307,8 @@ class MPI3DDataModule(FactorFilesDataModule):
                 (photographs of everyday things).
             data_dir: Folder with the file, or with a folder ``mpi3d`` that holds it.
             **arguments: Those of ``FactorDataModule``.
-
-        Raises:
-            ValueError: An argument is out of its range.
         """
-        if part not in self.sizes:
-            raise ValueError(f"part must be {', '.join(self.sizes)}, got {part!r}")
+        check_choice("part", part, self.sizes)
         self.name = f"mpi3d_{part}"
         self.files = (f"mpi3d_{'real_complex' if part == 'complex' else part}.npz",)
         self.factor_sizes = self.sizes[part]

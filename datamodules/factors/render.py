@@ -75,8 +75,8 @@ def packed_sprites(factors: Tensor) -> Tensor:
     _, scales, orientations, *_ = FACTOR_SIZES
     sprite = (shape * scales + scale) * orientations + orientation
     row = (rows - 32 * y[:, None]).clamp_(-REACH, REACH)  # in the mask; the outermost rows are empty
-    found = runs.take(row.add_((sprite * (2 * REACH + 1) + REACH)[:, None]))  # four int16 in one word
-    run = found.view(torch.int16).view(len(factors), SIDE, 4) + (columns + 32 * x[:, None])[:, None]
+    words = runs.take(row.add_((sprite * (2 * REACH + 1) + REACH)[:, None]))  # four int16 in one word
+    run = words.view(torch.int16).view(len(factors), SIDE, 4) + (columns + 32 * x[:, None])[:, None]
     first, last, second_first, second_last = ends.take(run).unbind(-1)
     return (first & last) | (second_first & second_last)
 

@@ -8,13 +8,12 @@ from sklearn.datasets import load_sample_image
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from ..shared.arguments import check_choice
 from ..shared.pictures import upright
 from . import render as sprites
 from .base import FactorDataModule
 
 Variant = Literal["plain", "color", "noisy", "scream"]
-
-
 BACKGROUND = (350, 274)  # columns and rows into which the picture of Scream-dSprites is shrunk
 
 
@@ -47,16 +46,12 @@ class SpritesDataModule(FactorDataModule):
         Args:
             variant: ``plain``, ``color``, ``noisy`` or ``scream``.
             factor_steps: Keep every k-th value of each of the five factors, from the first on, for a smaller problem:
-                ``[1, 1, 4, 2, 2]`` leaves 3x6x10x16x16 = 46,080 combinations, numbered anew. None for all values.
+                ``[1, 1, 4, 2, 2]`` leaves 3x6x10x16x16 = 46,080 combinations, numbered from 0. None for all values.
             background: The picture of ``scream``, a file, shrunk to fit 350x274; None for a photograph of
-                scikit-learn (``china.jpg``). The study has Munch's painting: name the picture beside any figure.
+                scikit-learn (``china.jpg``). The study has Munch's painting: name the picture beside any metric.
             **arguments: Those of ``FactorDataModule``.
-
-        Raises:
-            ValueError: An argument is out of its range.
         """
-        if variant not in get_args(Variant):
-            raise ValueError(f"variant must be {', '.join(get_args(Variant))}, got {variant!r}")
+        check_choice("variant", variant, get_args(Variant))
         if background is not None and variant != "scream":
             raise ValueError(f"background={background!r} is for variant='scream', got variant={variant!r}")
         steps = (1,) * len(self.full_sizes) if factor_steps is None else tuple(factor_steps)
@@ -76,14 +71,7 @@ class SpritesDataModule(FactorDataModule):
         self._picture: Tensor | None = None
 
     def setup(self, stage: str) -> None:
-        """Reads the picture of ``scream``, unless that has been done.
-
-        Args:
-            stage: Any of Lightning's.
-
-        Raises:
-            ValueError: The picture cannot be read, or is not above 64 pixels in height and width after shrinking.
-        """
+        """Reads the picture of ``scream``, unless that has been done."""
         if self.variant == "scream" and self._picture is None:
             self._picture = read_background(self.background)
 

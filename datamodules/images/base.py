@@ -9,14 +9,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
+from ..shared.arguments import check_at_least
 from ..shared.augment import cutout, normalise, random_crop, random_flip
 from ..shared.collate import as_is
 from ..shared.pictures import decode_all
 from ..shared.resumable import ResumableLoader
+from ..shared.samplers import process_share
 from . import ood_sets
 from .class_limited import ClassLimitedBatchSampler
 from .image_set import ImageSet, UnlabelledSet, stratified_split
-from .sources import SOURCES, Source, Split
+from .sources import SOURCES, Source, Split, check_split
 
 MOST_WORKERS = 256  # processes of one loader: a number with a digit too many would bring the machine to a halt
 
@@ -113,13 +115,8 @@ class ImageDataModule(LightningDataModule):
             self.image_shape = self.source.image_shape
         if not all(hasattr(self, attribute) for attribute in ("name", "num_classes", "image_shape")):
             raise TypeError(f"{type(self).__name__} must set name, num_classes and image_shape")
-        for argument, value, least in (
-            ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("num_workers", num_workers, 0),
-        ):
-            if value < least:
-                raise ValueError(f"{argument} must be at least {least}, got {value}")
+        check_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        check_at_least(0, num_workers=num_workers)
         if num_workers > MOST_WORKERS:
             raise ValueError(f"num_workers must be at most {MOST_WORKERS}, got {num_workers}")
         self.data_dir = str(data_dir)
@@ -178,25 +175,13 @@ class ImageDataModule(LightningDataModule):
         return self.source.read(self.data_dir, train)
 
     def prepare_data(self) -> None:
-        """Downloads what is missing if ``download`` is true.
-
-        Raises:
-            FileNotFoundError: Files are missing; the message says which, and how to get them.
-        """
+        """Downloads what is missing if ``download`` is true."""
         for source in (self.source, *(self._foreign(name) for name in self.ood)):
             if source is not None:
                 source.fetch(self.data_dir, self.download)
 
     def setup(self, stage: str) -> None:
-        """Reads the sets of a stage, unless they have been read.
-
-        Args:
-            stage: ``"fit"`` or ``"validate"`` (training split), ``"test"`` or ``"predict"`` (test split).
-
-        Raises:
-            FileNotFoundError: Files are missing.
-            ValueError: A split is damaged, or too small for ``val_split``.
-        """
+        """Reads the sets of a stage, unless they have been read."""
         if stage in ("fit", "validate") and self._fit_sets is None:
             self._fit_sets = self._read_fit_sets()
         if stage in ("test", "predict") and self._test_sets is None:
@@ -229,15 +214,9 @@ class ImageDataModule(LightningDataModule):
         return self.test_dataloader()[0]
 
     @property
-    def processes(self) -> int:
-        """Processes that share the training set."""
-        return self.share[1]
-
-    @property
     def share(self) -> tuple[int, int]:
         """Rank of this process and number of processes, of those that share the training set."""
-        shares = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
-        return (shares["rank"], shares["num_replicas"]) if shares else (0, 1)
+        return process_share(self.trainer)
 
     def loader(
         self,
@@ -259,8 +238,9 @@ class ImageDataModule(LightningDataModule):
         Raises:
             ValueError: A training set has fewer images than one batch (of all processes together).
         """
-        if train and len(images) < batch_size * self.processes:
-            each = "" if self.processes == 1 else f" in each of {self.processes} processes"
+        _, processes = self.share
+        if train and len(images) < batch_size * processes:
+            each = "" if processes == 1 else f" in each of {processes} processes"
             raise ValueError(
                 f"batch_size={batch_size}{each} is more than the {len(images)} training images of {self.name}"
             )
@@ -312,7 +292,7 @@ class ImageDataModule(LightningDataModule):
         return self._mean
 
     def _class_limited(self, labels: Tensor, classes: int) -> ClassLimitedBatchSampler:
-        """Training batches of few classes; Lightning makes this anew with the sampler of several processes."""
+        """Training batches of few classes; Lightning builds this again with the sampler of several processes."""
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # what Lightning takes for its own: the same on all ranks
         # Lightning does not see that batches change when it is to overfit to some.
         fixed = SequentialSampler(labels) if getattr(self.trainer, "overfit_batches", 0) else None
@@ -327,21 +307,12 @@ class ImageDataModule(LightningDataModule):
         return None if name in ood_sets.GENERATED else SOURCES.get(name.partition("/")[2])
 
     def _read(self, train: bool) -> Split:
-        """A split as ``load_split`` gives it, after a check: bad labels give no useful error on a GPU."""
+        """A split as ``load_split`` gives it, after a check."""
         images, labels = self.load_split(train)
-        split = f"{'training' if train else 'test'} split of {self.name}"
-        if images.dtype != torch.uint8 or tuple(images.shape[1:]) != self.image_shape:
-            raise ValueError(
-                f"images of the {split} must be uint8 of shape {('N', *self.image_shape)}, "
-                f"got {images.dtype} of shape {tuple(images.shape)}"
-            )
-        if len(labels) != len(images) or not len(labels):
-            raise ValueError(f"the {split} has {len(images)} images and {len(labels)} labels")
-        if labels.min() < 0 or labels.max() >= self.full_classes:
-            raise ValueError(
-                f"labels of the {split} must lie in 0..{self.full_classes - 1}, "
-                f"got {labels.min().item()}..{labels.max().item()}"
-            )
+        try:
+            check_split(images, labels, self.image_shape, self.full_classes)
+        except ValueError as error:
+            raise ValueError(f"the {'training' if train else 'test'} split of {self.name}: {error}") from None
         return images, labels
 
     def _renumbered(self, images: Tensor, labels: Tensor) -> Split:

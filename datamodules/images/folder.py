@@ -1,11 +1,13 @@
 """Data module of a user's own pictures; batches are ``(x, y)``."""
 
 from pathlib import Path
+from typing import Any, get_args
 
 import torch
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
-from ..shared.pictures import Unreadable, check_unreadable, decode_all
+from ..shared.arguments import check_at_least, check_choice
+from ..shared.pictures import Unreadable, decode_all
 from .base import ImageDataModule
 from .sources import Split
 
@@ -26,48 +28,25 @@ class ImageFolderDataModule(ImageDataModule):
         self,
         data_dir: str,
         image_size: int = 32,
-        batch_size: int = 64,
-        eval_batch_size: int = 256,
-        num_workers: int = 0,
-        val_split: int | float | None = None,
-        ood: list[str] | None = None,
-        held_out_classes: list[int] | None = None,
-        augment: bool = True,
-        cutout: int = 0,
-        classes_per_batch: int | None = None,
-        class_limited_epochs: int | None = None,
-        download: bool = False,
         unreadable: Unreadable = "refuse",
+        **arguments: Any,
     ) -> None:
         """Looks at the names of the folders; reads no picture.
 
         Args:
             data_dir: Folder with the subfolders ``train`` and ``test``; other sets for ``ood`` are looked for here too.
             image_size: Height and width to which pictures are brought.
-            batch_size: Training images in a batch (for each process).
-            eval_batch_size: Images in a batch of validation, test and prediction.
-            num_workers: Worker processes of each loader, and threads for decoding.
-            val_split: Validation images, taken from the training split: a share below 1, a number from 1 on, 0 for no
-                validation, or None for a tenth.
-            ood: Out-of-distribution test sets, as for the other data modules.
-            held_out_classes: Classes, as positions in the sorted names, removed from training, validation and test;
-                the others are renumbered from 0.
-            augment: Whether training images are cropped and mirrored at random.
-            cutout: Side in pixels, an even number, of the hole in each training image; 0 for none.
-            classes_per_batch: Classes in a training batch; None for plain shuffling.
-            class_limited_epochs: Epochs with ``classes_per_batch``, after which batches are plainly shuffled; None for
-                all.
-            download: Whether missing files of other sets in ``ood`` are downloaded when a run begins.
             unreadable: ``refuse`` a split that has damaged pictures, all of which are named, or ``skip`` them with a
                 warning. Those of ``ood`` are refused in any case.
+            **arguments: Those of ``ImageDataModule``; ``num_workers`` is the number of threads for decoding, too, and
+                ``held_out_classes`` are positions in the sorted names of the classes.
 
         Raises:
             FileNotFoundError: A folder is missing.
             ValueError: There are fewer than two classes, or an argument is out of its range.
         """
-        check_unreadable(unreadable)
-        if image_size < 1:
-            raise ValueError(f"image_size must be at least 1, got {image_size}")
+        check_choice("unreadable", unreadable, get_args(Unreadable))
+        check_at_least(1, image_size=image_size)
         for split in ("train", "test"):
             if not Path(data_dir, split).is_dir():
                 raise FileNotFoundError(
@@ -84,20 +63,7 @@ class ImageFolderDataModule(ImageDataModule):
         self.num_classes = len(self.classes)
         self.image_shape = (3, image_size, image_size)
         self.padding = image_size // 8
-        super().__init__(
-            data_dir=data_dir,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            val_split=val_split,
-            ood=ood,
-            held_out_classes=held_out_classes,
-            augment=augment,
-            cutout=cutout,
-            classes_per_batch=classes_per_batch,
-            class_limited_epochs=class_limited_epochs,
-            download=download,
-        )
+        super().__init__(data_dir=data_dir, **arguments)
 
     def load_split(self, train: bool) -> Split:
         """Decodes all pictures of a split.

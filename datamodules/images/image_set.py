@@ -3,13 +3,12 @@
 import torch
 from sklearn.utils import check_random_state
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from ..shared.collate import as_tensor
+from ..shared.memory import MemorySet
 
 
-class ImageSet(Dataset[tuple[Tensor, Tensor]]):
-    """Images and labels in memory, fetched a batch at a time (``__getitems__``), so without Python for each sample.
+class ImageSet(MemorySet):
+    """Images with labels.
 
     Args:
         images: (N, C, H, W) uint8, possibly none.
@@ -17,43 +16,20 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
     """
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
+        super().__init__(images, labels)
         self.images, self.labels = images, labels
 
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """One image (C, H, W) and its label ()."""
-        return self.images[index], self.labels[index]
-
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        """A batch: images (B, C, H, W) uint8 and labels (B,), in the order of the indices."""
-        chosen = as_tensor(indices)
-        return self.images.index_select(0, chosen), self.labels.index_select(0, chosen)
-
-
-class UnlabelledSet(Dataset[Tensor]):
-    """Images in memory without labels, fetched a batch at a time.
+class UnlabelledSet(MemorySet):
+    """Images without labels.
 
     Args:
         images: (N, C, H, W) uint8.
     """
 
     def __init__(self, images: Tensor) -> None:
+        super().__init__(images)
         self.images = images
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Tensor:
-        """One image (C, H, W)."""
-        return self.images[index]
-
-    def __getitems__(self, indices: list[int]) -> Tensor:
-        """A batch of images (B, C, H, W) uint8."""
-        return self.images.index_select(0, as_tensor(indices))
 
 
 def stratified_split(labels: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ photograph under it.
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import torch
@@ -19,8 +19,9 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from ..shared.arguments import check_choice
 from ..shared.augment import windows
-from ..shared.pictures import Unreadable, broken_pictures, check_readable, check_unreadable, upright
+from ..shared.pictures import Unreadable, broken_pictures, check_readable, upright
 from .base import ImageDataModule
 from .sources import DIGITS_SOURCE, MNIST_SOURCE, Source, Split
 
@@ -128,22 +129,15 @@ class BlendedDigitsDataModule(ImageDataModule):
             unreadable: ``refuse`` a folder that has damaged photographs, all of which are named, or ``skip`` them with
                 a warning; the patches then come from the others.
             **arguments: Those of ``ImageDataModule``.
-
-        Raises:
-            ValueError: An argument is out of its range.
         """
-        check_unreadable(unreadable)
+        check_choice("unreadable", unreadable, get_args(Unreadable))
         super().__init__(**arguments)
         self.unreadable = unreadable
         self.photographs = None if photographs is None else str(photographs)
         self.binarise = self.default_binarise if binarise is None else binarise
 
     def prepare_data(self) -> None:
-        """Looks for the photographs, and downloads the digits if they are missing and ``download`` is true.
-
-        Raises:
-            FileNotFoundError: Photographs or files are missing.
-        """
+        """Looks for the photographs, and downloads the digits if they are missing and ``download`` is true."""
         if self.photographs is not None:
             photograph_files(self.photographs)
         super().prepare_data()
@@ -179,10 +173,10 @@ class MNISTMDataModule(BlendedDigitsDataModule):
     """MNIST-M made from MNIST and photographs: 60,000 + 10,000 digits, 28x28, RGB. Augmentation: shifts (2).
 
     Ganin et al. took BSDS500; where a user has it, ``photographs`` is the folder of its 200 training images. The
-    default, scikit-learn's two photographs, has less variety: name the photographs beside any figure. The published
+    default, scikit-learn's two photographs, has less variety: name the photographs beside any metric. The published
     code (pumpikano/tf-dann) binarises the digits as here, patches for training and test come from the same photographs,
     and it binarises the images of MNIST on the source side, too; ``MNISTDataModule`` keeps them grey. The archive that
-    is distributed as MNIST-M has 59,001 + 9,001 images of 32x32 instead: figures are not comparable.
+    is distributed as MNIST-M has 59,001 + 9,001 images of 32x32 instead: results are not comparable.
     """
 
     source = Source("MNISTM", 10, (3, 28, 28), MNIST_SOURCE.load, MNIST_SOURCE.files, folder=MNIST_SOURCE.title)

@@ -6,7 +6,8 @@ from typing import Any, Literal, get_args
 import torch
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
-from ..shared.pictures import Unreadable, check_unreadable, decode_all
+from ..shared.arguments import check_at_least, check_choice
+from ..shared.pictures import Unreadable, decode_all
 from .base import ImageDataModule
 from .sources import Split
 
@@ -44,28 +45,19 @@ class Office31DataModule(ImageDataModule):
             unreadable: ``refuse`` a domain that has damaged pictures, all of which are named, or ``skip`` them with a
                 warning.
             **arguments: Those of ``ImageDataModule``.
-
-        Raises:
-            ValueError: An argument is out of its range.
         """
-        if domain not in get_args(Domain):
-            raise ValueError(f"domain must be {', '.join(get_args(Domain))}, got {domain!r}")
-        if image_size < 1:
-            raise ValueError(f"image_size must be at least 1, got {image_size}")
-        check_unreadable(unreadable)
+        check_choice("domain", domain, get_args(Domain))
+        check_at_least(1, image_size=image_size)
+        check_choice("unreadable", unreadable, get_args(Unreadable))
         self.name, self.unreadable = domain, unreadable
         self.image_shape = (3, image_size, image_size)
         self.padding = image_size // 8
         super().__init__(data_dir=data_dir, **arguments)
+        self.folder = Path(self.data_dir, domain, "images")
         self._pictures_and_labels: Split | None = None
 
     def prepare_data(self) -> None:
-        """Looks for the folders of the classes, and downloads sets of ``ood`` that are missing if it is to.
-
-        Raises:
-            FileNotFoundError: The folder of the domain is missing.
-            ValueError: It does not have 31 classes.
-        """
+        """Looks for the folders of the classes, and downloads sets of ``ood`` that are missing if it is to."""
         self._classes()
         super().prepare_data()
 
@@ -78,21 +70,18 @@ class Office31DataModule(ImageDataModule):
                 into ``memory_limit``.
         """
         if self._pictures_and_labels is None:
-            folder, classes = self._folder(), self._classes()
-            numbers = {name: number for number, name in enumerate(classes)}
-            paths, labels = zip(*make_dataset(folder, numbers, extensions=IMG_EXTENSIONS), strict=True)
-            size = self.image_shape[1:]
-            limits = self.num_workers, self.memory_limit
-            images, kept = decode_all(folder, list(paths), *size, *limits, self.unreadable)
+            numbers = {name: number for number, name in enumerate(self._classes())}
+            paths, labels = zip(*make_dataset(self.folder, numbers, extensions=IMG_EXTENSIONS), strict=True)
+            _, height, width = self.image_shape
+            images, kept = decode_all(
+                self.folder, list(paths), height, width, self.num_workers, self.memory_limit, self.unreadable
+            )
             self._pictures_and_labels = images, torch.tensor(labels, dtype=torch.int64)[kept]
         return self._pictures_and_labels
 
-    def _folder(self) -> Path:
-        return Path(self.data_dir, self.name, "images")
-
     def _classes(self) -> list[str]:
         """The names of the classes, in the order of their numbers."""
-        folder = self._folder()
+        folder = self.folder
         if not folder.is_dir():
             raise FileNotFoundError(
                 f"no folder {str(folder)!r}; the pictures of Office-31 are expected as "

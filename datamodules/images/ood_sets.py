@@ -1,7 +1,9 @@
 """Out-of-distribution test sets: the generated ones, and the adaptation of published sets and folders of pictures.
 
 Every set is made of uint8 images of the in-distribution shape, so that it passes through the in-distribution test
-transform. Draws come from NumPy's frozen stream with a fixed seed: two calls, two machines, the same bytes.
+transform. Draws come from NumPy's frozen stream with a fixed seed: two calls, two machines, the same bytes. The
+functions of `GENERATED` take the in-distribution test images, (N, C, H, W) uint8, and return as many of their shape;
+those that do not say so look at the shape only.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,12 +28,6 @@ PHOTO_SIZE = (427, 640)
 def interpolated(images: Tensor) -> Tensor:
     """The pixel mean of each image and one other; every image takes part in two means.
 
-    Args:
-        images: (N, C, H, W) uint8, N at least 2.
-
-    Returns:
-        (N, C, H, W) uint8.
-
     Raises:
         ValueError: There is only one image.
     """
@@ -47,12 +43,6 @@ def rotated(images: Tensor) -> Tensor:
 
     Some classes survive the turn (a digit 0): no score can reach an AUROC of 1 on such a set.
 
-    Args:
-        images: (N, C, H, W) uint8, square.
-
-    Returns:
-        (N, C, H, W) uint8.
-
     Raises:
         ValueError: The images are not square.
     """
@@ -62,26 +52,12 @@ def rotated(images: Tensor) -> Tensor:
 
 
 def uniform(images: Tensor) -> Tensor:
-    """Independent uniform pixels, as many images as the in-distribution test set has.
-
-    Args:
-        images: (N, C, H, W) uint8, looked at for the shape only.
-
-    Returns:
-        (N, C, H, W) uint8.
-    """
+    """Independent uniform pixels."""
     return torch.from_numpy(check_random_state(SEED).randint(0, 256, size=tuple(images.shape), dtype=np.uint8))
 
 
 def gaussian(images: Tensor) -> Tensor:
-    """Independent normal pixels around mid grey, clipped: deviation 0.5 where the range is [-1, 1].
-
-    Args:
-        images: (N, C, H, W) uint8, looked at for the shape only.
-
-    Returns:
-        (N, C, H, W) uint8.
-    """
+    """Independent normal pixels around mid grey, clipped: deviation 0.5 where the range is [-1, 1]."""
     random, pixels = check_random_state(SEED), np.empty(tuple(images.shape), dtype=np.uint8)
     for image in pixels:  # one image at a time: float64 for the whole set would be eight times its size
         image[:] = np.rint(127.5 + 0.5 * 127.5 * random.standard_normal(image.shape)).clip(0, 255)
@@ -89,27 +65,13 @@ def gaussian(images: Tensor) -> Tensor:
 
 
 def constant(images: Tensor) -> Tensor:
-    """One random level for each image and channel.
-
-    Args:
-        images: (N, C, H, W) uint8, looked at for the shape only.
-
-    Returns:
-        (N, C, H, W) uint8.
-    """
+    """One random level for each image and channel."""
     levels = check_random_state(SEED).randint(0, 256, size=(*images.shape[:2], 1, 1), dtype=np.uint8)
     return torch.from_numpy(levels).expand(images.shape).contiguous()
 
 
 def photo_patches(images: Tensor) -> Tensor:
-    """Random windows of scikit-learn's two photographs, seen from three distances (1, 2 and 4 times reduced).
-
-    Args:
-        images: (N, C, H, W) uint8, looked at for the shape only; at most 427x640 pixels.
-
-    Returns:
-        (N, C, H, W) uint8, grey for C = 1.
-    """
+    """Random windows of scikit-learn's two photographs (427x640), reduced 1, 2 and 4 times; grey for C = 1."""
     count, channels, height, width = images.shape
     random = check_random_state(SEED)
     photos = torch.tensor(np.stack(load_sample_images().images)).permute(0, 3, 1, 2)

@@ -16,7 +16,7 @@ class SemiSupervisedDataModule(LightningDataModule):
     """Feeds two different minibatches a step: a labelled one for p(y|x) and an unlabelled one for p(x).
 
     Two loaders run over the same training images, shuffled independently, on one process and on several, which share
-    out either order. An epoch is one pass over the unlabelled images; the labelled loader begins anew, in another
+    out either order. An epoch is one pass over the unlabelled images; the labelled loader restarts, in another
     order, whenever it ends. Validation, test, prediction and the transforms are those of the wrapped data module, and
     batches there are ``(x, y)``.
     """
@@ -80,7 +80,7 @@ class SemiSupervisedDataModule(LightningDataModule):
         """
         train, _ = self.data.fit_sets()
         labelled = self.labelled_set(train)
-        size = max(1, min(self.data.batch_size, len(labelled) // self.data.processes))
+        size = max(1, min(self.data.batch_size, len(labelled) // self.data.share[1]))
         shares = sampler_shares(self.trainer)
         sampler = RestartingSampler(labelled, **shares) if shares else None
         return {

@@ -48,9 +48,9 @@ class Source:
     def root(self, data_dir: str) -> Path:
         """The folder that holds the files: ``data_dir`` or, so that sets can lie side by side, its subfolder."""
         own = Path(data_dir, self.folder or self.title)
-        found = {folder: sum((folder / file).is_file() for file in self.files) for folder in (own, Path(data_dir))}
-        if any(found.values()):
-            return max(found, key=lambda folder: found[folder])
+        files = {folder: sum((folder / file).is_file() for file in self.files) for folder in (own, Path(data_dir))}
+        if any(files.values()):
+            return max(files, key=lambda folder: files[folder])
         # torchvision makes a folder of its own for all but the loose files of USPS and SVHN.
         return own if self.files and os.sep not in self.files[0] else Path(data_dir)
 
@@ -86,23 +86,15 @@ class Source:
         self.fetch(data_dir, download=False)
         root = self.root(data_dir)
         try:
-            return self._checked(*self.load(str(root), train, False))
+            images, labels = self.load(str(root), train, False)
+            check_split(images, labels, self.image_shape, self.num_classes)  # the files may be of another set
+            return images, labels
         except Exception as error:  # torchvision, scipy and NumPy raise anything for a damaged file
             why = " ".join(str(error).split())[:200] or type(error).__name__
             raise ValueError(
                 f"the files of {self.title} in {str(root)!r} cannot be read ({why}); they are damaged or incomplete. "
                 f"Delete them and run: {self._command(data_dir)}"
             ) from error
-
-    def _checked(self, images: Tensor, labels: Tensor) -> Split:
-        """What was read, if it is what the set consists of; files that fit together may still be of another set."""
-        if images.dtype != torch.uint8 or tuple(images.shape[1:]) != self.image_shape:
-            raise ValueError(f"images must be bytes of shape {self.image_shape}, got {tuple(images.shape)}")
-        if tuple(labels.shape) != (len(images),):
-            raise ValueError(f"{len(images)} images have labels of shape {tuple(labels.shape)}")
-        if len(labels) and not 0 <= labels.min() <= labels.max() < self.num_classes:
-            raise ValueError(f"labels must lie in 0..{self.num_classes - 1}, got {labels.min()}..{labels.max()}")
-        return images, labels
 
     def _missing(self, data_dir: str) -> list[str]:
         root = self.root(data_dir)
@@ -118,6 +110,17 @@ class Source:
             f"{', '.join(self._missing(data_dir))}. With a network, get it by `--data.download true` on the command "
             f"line, or by: {self._command(data_dir)}"
         )
+
+
+def check_split(images: Tensor, labels: Tensor, image_shape: tuple[int, int, int], num_classes: int) -> None:
+    """Raise ``ValueError`` if images or labels are not what a set consists of; a GPU would give no useful error."""
+    if images.dtype != torch.uint8 or tuple(images.shape[1:]) != image_shape:
+        expected = f"uint8 of shape {('N', *image_shape)}"
+        raise ValueError(f"images must be {expected}, got {images.dtype} of shape {tuple(images.shape)}")
+    if tuple(labels.shape) != (len(images),) or not len(labels):
+        raise ValueError(f"{len(images)} images have labels of shape {tuple(labels.shape)}")
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise ValueError(f"labels must lie in 0..{num_classes - 1}, got {labels.min()}..{labels.max()}")
 
 
 def _tensors(dataset: VisionDataset) -> Split:
@@ -140,25 +143,26 @@ def _digits(root: str, train: bool, download: bool) -> Split:
     return torch.from_numpy(images[chosen]), torch.from_numpy(labels[chosen]).long()
 
 
+def _by_flag(dataset: type[MNIST] | type[CIFAR10] | type[USPS]) -> Callable[[str, bool, bool], Split]:
+    """Reads a set whose two splits torchvision tells apart by ``train``."""
+    return lambda root, train, download: _tensors(dataset(root, train=train, download=download))
+
+
+def _by_name(dataset: type[SVHN] | type[STL10]) -> Callable[[str, bool, bool], Split]:
+    """Reads a set whose two splits torchvision tells apart by name."""
+    return lambda root, train, download: _tensors(dataset(root, split="train" if train else "test", download=download))
+
+
 def _mnist_like(dataset: type[MNIST]) -> Source:
-    files = tuple(
-        os.path.join(dataset.__name__, "raw", os.path.splitext(archive)[0]) for archive, _ in dataset.resources
-    )
-
-    def load(root: str, train: bool, download: bool) -> Split:
-        return _tensors(dataset(root, train=train, download=download))
-
-    return Source(dataset.__name__, 10, (1, 28, 28), load, files)
+    archives = [os.path.splitext(archive)[0] for archive, _ in dataset.resources]
+    files = tuple(os.path.join(dataset.__name__, "raw", archive) for archive in archives)
+    return Source(dataset.__name__, 10, (1, 28, 28), _by_flag(dataset), files)
 
 
 def _cifar(dataset: type[CIFAR10], num_classes: int) -> Source:
     names = [file for file, _ in dataset.train_list + dataset.test_list] + [dataset.meta["filename"]]
     files = tuple(os.path.join(dataset.base_folder, name) for name in names)
-
-    def load(root: str, train: bool, download: bool) -> Split:
-        return _tensors(dataset(root, train=train, download=download))
-
-    return Source(dataset.__name__, num_classes, (3, 32, 32), load, files)
+    return Source(dataset.__name__, num_classes, (3, 32, 32), _by_flag(dataset), files)
 
 
 def _usps(root: str, train: bool, download: bool) -> Split:
@@ -167,19 +171,15 @@ def _usps(root: str, train: bool, download: bool) -> Split:
         with bz2.open(path) as file:
             if sum(map(len, islice(iter(partial(file.read, 2**20), b""), USPS_LIMIT + 1))) > USPS_LIMIT * 2**20:
                 raise ValueError(f"{path.name} unpacks to more than {USPS_LIMIT} MiB")
-    return _tensors(USPS(root, train=train, download=download))
-
-
-def _svhn(root: str, train: bool, download: bool) -> Split:
-    return _tensors(SVHN(root, split="train" if train else "test", download=download))
+    return _by_flag(USPS)(root, train, download)
 
 
 def _svhn_extra(root: str, train: bool, download: bool) -> Split:
+    own = _by_name(SVHN)(root, train, download)
     if not train:
-        return _svhn(root, train, download)
-    parts = _svhn(root, train, download), _tensors(SVHN(root, split="extra", download=download))
-    images, labels = (torch.cat(pair) for pair in zip(*parts, strict=True))
-    return images, labels
+        return own
+    images, labels = _tensors(SVHN(root, split="extra", download=download))
+    return torch.cat([own[0], images]), torch.cat([own[1], labels])
 
 
 class _LabelledSTL10(STL10):
@@ -188,40 +188,24 @@ class _LabelledSTL10(STL10):
     train_list: ClassVar[list[list[str]]] = STL10.train_list[:2]
 
 
-def _stl10(root: str, train: bool, download: bool) -> Split:
-    return _tensors(_LabelledSTL10(root, split="train" if train else "test", download=download))
-
-
 DIGITS_SOURCE = Source("Digits", 10, (1, 8, 8), _digits)
 MNIST_SOURCE = _mnist_like(MNIST)
 FASHION_MNIST_SOURCE = _mnist_like(FashionMNIST)
 KMNIST_SOURCE = _mnist_like(KMNIST)
 USPS_SOURCE = Source("USPS", 10, (1, 16, 16), _usps, ("usps.bz2", "usps.t.bz2"))
-SVHN_SOURCE = Source("SVHN", 10, (3, 32, 32), _svhn, ("train_32x32.mat", "test_32x32.mat"))
+SVHN_SOURCE = Source("SVHN", 10, (3, 32, 32), _by_name(SVHN), ("train_32x32.mat", "test_32x32.mat"))
 SVHN_EXTRA_SOURCE = Source(
     "SVHNExtra", 10, (3, 32, 32), _svhn_extra, (*SVHN_SOURCE.files, "extra_32x32.mat"), folder="SVHN"
 )
 CIFAR10_SOURCE = _cifar(CIFAR10, 10)
 CIFAR100_SOURCE = _cifar(CIFAR100, 100)
-STL10_SOURCE = Source(
-    "STL10",
-    10,
-    (3, 96, 96),
-    _stl10,
-    tuple(os.path.join(STL10.base_folder, file) for file, _ in _LabelledSTL10.train_list + STL10.test_list),
-)
+STL10_FILES = [os.path.join(STL10.base_folder, file) for file, _ in _LabelledSTL10.train_list + STL10.test_list]
+STL10_SOURCE = Source("STL10", 10, (3, 96, 96), _by_name(_LabelledSTL10), tuple(STL10_FILES))
 
-SOURCES = {
+SOURCES = {  # those that can be out-of-distribution sets
     source.name: source
     for source in (
-        DIGITS_SOURCE,
-        MNIST_SOURCE,
-        FASHION_MNIST_SOURCE,
-        KMNIST_SOURCE,
-        USPS_SOURCE,
-        SVHN_SOURCE,
-        CIFAR10_SOURCE,
-        CIFAR100_SOURCE,
-        STL10_SOURCE,
+        *(DIGITS_SOURCE, MNIST_SOURCE, FASHION_MNIST_SOURCE, KMNIST_SOURCE, USPS_SOURCE, SVHN_SOURCE),
+        *(CIFAR10_SOURCE, CIFAR100_SOURCE, STL10_SOURCE),
     )
 }

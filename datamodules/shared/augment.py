@@ -1,11 +1,13 @@
-"""Batched image transforms that draw anew for each sample.
+"""Batched image transforms that draw for each sample separately.
 
 A torchvision transform that is handed a batch draws one offset for all of it. These functions draw one per sample,
 stay on the device of the images, keep uint8 as long as they can (a quarter of the traffic), and use torch's default
 generator of that device, so that seeding and the restoring of random states control them.
 
 A seed makes these generators alike on all processes. So each process draws the numbers of all of them and takes its
-own: no two augment alike, whether or not their generators have been set apart, and there is no state to save.
+own: no two augment alike, whether or not their generators have been set apart, and there is no state to save. That is
+what `share`, the rank of this process and the number of processes, is for. Images are (B, C, H, W) of any dtype, and
+the results of the same shape and dtype.
 """
 
 import torch
@@ -44,13 +46,10 @@ def random_crop(images: Tensor, padding: int, mode: str = "constant", share: tup
     """Pads each image on all sides and cuts a window of the old size at an offset of its own.
 
     Args:
-        images: (B, C, H, W), any dtype.
+        images: The batch.
         padding: Pixels added on each side; the offsets are uniform on {0, ..., 2 * padding} in both directions.
         mode: ``"constant"`` pads with zeros, ``"reflect"`` mirrors the image (``padding`` < H, W).
         share: Rank of this process and number of processes.
-
-    Returns:
-        (B, C, H, W), same dtype.
     """
     count, _, height, width = images.shape
     rank, processes = share
@@ -60,15 +59,7 @@ def random_crop(images: Tensor, padding: int, mode: str = "constant", share: tup
 
 
 def random_flip(images: Tensor, share: tuple[int, int] = (0, 1)) -> Tensor:
-    """Mirrors each image left to right with probability one half, drawn for each image.
-
-    Args:
-        images: (B, C, H, W), any dtype.
-        share: Rank of this process and number of processes.
-
-    Returns:
-        (B, C, H, W), same dtype.
-    """
+    """Mirrors each image left to right with probability one half, drawn for each image."""
     count = len(images)
     rank, processes = share
     flipped = torch.randint(0, 2, (processes, count), device=images.device)[rank]
@@ -84,13 +75,10 @@ def cutout(images: Tensor, side: int, fill: Tensor, share: tuple[int, int] = (0,
     hole is the rows and columns from ``centre - side // 2`` to ``centre + side // 2 - 1`` that there are.
 
     Args:
-        images: (B, C, H, W), any dtype.
+        images: The batch.
         side: Rows and columns of the hole; an odd one counts as the even number below.
         fill: (C, 1, 1) or a shape that broadcasts to it, of the dtype and on the device of ``images``.
         share: Rank of this process and number of processes.
-
-    Returns:
-        (B, C, H, W), same dtype.
     """
     count, _, height, width = images.shape
     rank, processes = share

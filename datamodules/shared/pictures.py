@@ -109,27 +109,17 @@ def check_readable(folder: Path, count: int, broken: Mapping[str, str], unreadab
         return
     names = listed([Path(path).relative_to(folder).as_posix() for path in broken])
     why = next(iter(broken.values()))
-    found = f"{len(broken):,} of {count:,} pictures of {str(folder)!r} cannot be read: {names} (the first: {why})"
+    text = f"{len(broken):,} of {count:,} pictures of {str(folder)!r} cannot be read: {names} (the first: {why})"
     if unreadable == "skip" and len(broken) < count:
-        rank_zero_warn(f"{found}; they are left out, as unreadable='skip' says")
+        rank_zero_warn(f"{text}; they are left out, as unreadable='skip' says")
         return
-    raise ValueError(f"{found}{'; unreadable=skip leaves them out' if unreadable == 'refuse' else ''}")
+    raise ValueError(f"{text}{'; unreadable=skip leaves them out' if unreadable == 'refuse' else ''}")
 
 
 def broken_pictures(paths: Sequence[Path]) -> dict[str, str]:
     """Of some pictures those that cannot be read, each with the reason."""
     attempts = ((str(path), _attempt(str(path), 1, 1)) for path in paths)
-    return {path: found for path, found in attempts if isinstance(found, str)}
-
-
-def check_unreadable(unreadable: str) -> None:
-    """Refuses another word than those of ``Unreadable``.
-
-    Raises:
-        ValueError: It is another one.
-    """
-    if unreadable not in ("refuse", "skip"):
-        raise ValueError(f"unreadable must be 'refuse' or 'skip', got {unreadable!r}")
+    return {path: reason for path, reason in attempts if isinstance(reason, str)}
 
 
 def _attempt(path: str, height: int, width: int) -> Tensor | str:

@@ -1,4 +1,4 @@
-"""A loader that goes on in the middle of an epoch, with the batches that were still to come."""
+"""A loader that resumes in the middle of an epoch, with the batches that were still to come."""
 
 import weakref
 from collections.abc import Iterator
@@ -14,21 +14,21 @@ Place = dict[str, Any]  # random state and sampler's state before the pass drew 
 
 
 class ResumableLoader(DataLoader):
-    """A DataLoader whose place in a pass is part of Lightning's checkpoints.
+    """A ``DataLoader`` whose position in a pass over the data is part of Lightning's checkpoints.
 
     It keeps the random state with which a pass drew its order and counts the batches that it handed out, not those that
-    worker processes fetched in advance. To go on, it draws the same order again and leaves as many batches of indices
-    out, without a look at the data set, which may draw numbers of its own. The global random state stays as it is. Each
-    process keeps its own place, and all of them are saved: every process has to call ``state_dict``. A sampler with
-    something to remember between passes offers ``state_dict`` and ``load_state_dict``, too.
+    worker processes fetched in advance. A resumed pass draws the same order again and skips as many batches of indices,
+    without reading the data set, which may draw numbers of its own. The global random state stays as it is. Each
+    process keeps its own position, and all of them are saved: every process has to call ``state_dict``. A sampler that
+    has a state between passes offers ``state_dict`` and ``load_state_dict``, too.
 
-    A sampler has to draw its order when a pass begins, as torch's do; one that draws as it goes would draw something
-    else. What a data set draws in worker processes is not restored. The arguments are those of ``DataLoader``, for
-    Lightning makes such a loader anew when it puts the sampler of several processes in.
+    The sampler must draw its whole order when a pass begins, as torch's do. What a data set draws in worker processes
+    is not restored. The arguments are those of ``DataLoader``, since Lightning builds such a loader again when it puts
+    the sampler of several processes in.
     """
 
     _place: Place | None = None  # of the pass that handed out a batch last
-    _next: Place | None = None  # where the next pass is to go on
+    _next: Place | None = None  # where the next pass resumes
     _drawing: Place  # of the pass that began last
 
     def state_dict(self) -> dict[str, Any]:
@@ -40,7 +40,7 @@ class ResumableLoader(DataLoader):
         return {"places": places}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Let the next pass go on where a saved one was.
+        """Let the next pass resume where a saved one was.
 
         Raises:
             ValueError: The loader has another number of batches.

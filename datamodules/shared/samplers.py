@@ -1,39 +1,37 @@
-"""Samplers that start again, and share their samples among processes."""
+"""Samplers that restart within an epoch, and how processes share out the samples."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
+from typing import Any, cast
 
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DistributedSampler
 
-from ..images.image_set import ImageSet, UnlabelledSet
-
 
 class RestartingSampler(DistributedSampler[int]):
-    """Parts of one shuffled order for each process, another order whenever it begins anew.
+    """Gives each process its part of one shuffled order, and another order whenever it restarts.
 
-    Lightning gives every shuffled loader of several processes a DistributedSampler with one and the same seed: two
-    loaders over as many images would read them in the same order, and one that begins anew within an epoch would
-    repeat itself. It leaves a DistributedSampler that is there already alone, apart from ``set_epoch``. The order
+    Lightning gives every shuffled loader of several processes a ``DistributedSampler`` with one and the same seed: two
+    loaders over equally many images would read them in the same order, and one that restarts within an epoch would
+    repeat itself. Lightning leaves a ``DistributedSampler`` of ours alone, apart from calling ``set_epoch``. The order
     follows from the seed of ``seed_everything``, the epoch and the number of the pass within it: all processes agree
-    on it without exchange, and a
-    resumed run goes on with the orders it would have had.
+    on it without communication, and a resumed run has the orders that the uninterrupted one would have had.
 
     Args:
-        images: The set to read.
+        dataset: The set to read.
         num_replicas: Number of processes.
         rank: Number of this process.
     """
 
-    def __init__(self, images: ImageSet | UnlabelledSet, num_replicas: int, rank: int) -> None:
+    def __init__(self, dataset: Sized, num_replicas: int, rank: int) -> None:
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # what Lightning takes for its own: the same on all ranks
-        super().__init__(images, num_replicas, rank, seed=seed, drop_last=True)
-        self.size, self.passes = len(images), 0
+        super().__init__(cast(Any, dataset), num_replicas, rank, seed=seed, drop_last=True)
+        self.size, self.passes = len(dataset), 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Counts the passes from 0 in a new epoch; Lightning may name the same one twice."""
+        """Counts the passes from 0 in a new epoch; Lightning may set the same epoch twice."""
         if epoch != self.epoch:
             self.passes = 0
         super().set_epoch(epoch)
@@ -43,7 +41,7 @@ class RestartingSampler(DistributedSampler[int]):
         return {"passes": self.passes}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on with that pass."""
+        """Continue with that pass."""
         self.passes = state_dict["passes"]
 
     def __iter__(self) -> Iterator[int]:
@@ -62,3 +60,9 @@ def sampler_shares(trainer: Trainer | None) -> dict[str, int]:
     if trainer is None or not trainer._accelerator_connector.use_distributed_sampler:
         return {}
     return trainer.distributed_sampler_kwargs or {}
+
+
+def process_share(trainer: Trainer | None) -> tuple[int, int]:
+    """The rank of this process and the number of processes, of those that share out the training data."""
+    shares = None if trainer is None else trainer.distributed_sampler_kwargs
+    return (shares["rank"], shares["num_replicas"]) if shares else (0, 1)

@@ -6,21 +6,24 @@ x is (B, D) float32, standardised by the training rows; y is (B,) float32, in th
 import dataclasses
 import difflib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from ..shared.collate import as_is, as_tensor
+from ..shared.arguments import check_at_least
+from ..shared.collate import as_is
+from ..shared.memory import MemorySet
 from ..shared.resumable import ResumableLoader
 from .sources import TABLES, read_csv
 from .text import Floats, Table, check_numbers, choose_features, equal_rows, read_header, split_rows
 
 
-class RowSet(Dataset[tuple[Tensor, Tensor]]):
-    """Rows and labels in memory, fetched a batch at a time (``__getitems__``), so without Python for each row.
+class RowSet(MemorySet):
+    """Rows with labels.
 
     Args:
         features: (N, D) float32.
@@ -28,20 +31,8 @@ class RowSet(Dataset[tuple[Tensor, Tensor]]):
     """
 
     def __init__(self, features: Tensor, targets: Tensor) -> None:
+        super().__init__(features, targets)
         self.features, self.targets = features, targets
-
-    def __len__(self) -> int:
-        """Number of rows."""
-        return len(self.features)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """One row (D,) and its label ()."""
-        return self.features[index], self.targets[index]
-
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        """A batch: rows (B, D) and labels (B,), in the order of the indices."""
-        chosen = as_tensor(indices)
-        return self.features.index_select(0, chosen), self.targets.index_select(0, chosen)
 
 
 class TabularDataModule(LightningDataModule):
@@ -59,7 +50,7 @@ class TabularDataModule(LightningDataModule):
         name: Name of the table, the only one of ``test_sets``.
         num_features: Number of features D.
         target_name: What is predicted.
-        mean: (D,) float64, after ``setup``: what is taken off the features.
+        mean: (D,) float64, after ``setup``: what is subtracted from the features.
         std: (D,) float64, after ``setup``: by what they are divided then; infinite for a constant column.
     """
 
@@ -85,16 +76,11 @@ class TabularDataModule(LightningDataModule):
             seed: Of the split, at least 0: another seed is another test set. It is no part of the run's own seed.
             test_share: Share of all rows to test on, in (0, 1); where rows have groups, as near as whole groups come.
             val_share: Share of the remaining rows to validate on, in [0, 1), likewise. It never changes the test rows.
-
-        Raises:
-            ValueError: An argument is out of its range.
         """
         super().__init__()
         self.save_hyperparameters(logger=False)  # for reports, those of a subclass too
-        least = (("batch_size", batch_size, 1), ("eval_batch_size", eval_batch_size, 1), ("seed", seed, 0))
-        for argument, value, smallest in least:
-            if value < smallest:
-                raise ValueError(f"{argument} must be at least {smallest}, got {value}")
+        check_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        check_at_least(0, seed=seed)
         if seed >= 2**32:
             raise ValueError(f"seed must be below 2**32, got {seed}")
         if not 0 < test_share < 1:  # NaN fails too
@@ -124,15 +110,7 @@ class TabularDataModule(LightningDataModule):
         raise NotImplementedError(f"{type(self).__name__} must override load_table")
 
     def setup(self, stage: str) -> None:
-        """Reads and splits the table, unless it has been read.
-
-        Args:
-            stage: Any of Lightning's.
-
-        Raises:
-            FileNotFoundError: The file is missing.
-            ValueError: The table has text, NaN or too few rows, or its target is constant.
-        """
+        """Reads and splits the table, unless it has been read."""
         if self._sets is not None:
             return
         table = self.load_table()
@@ -192,7 +170,7 @@ class TabularDataModule(LightningDataModule):
         Args:
             rows: To be drawn from.
             batch_size: Rows in a batch.
-            shuffle: Whether the order is drawn anew in each epoch.
+            shuffle: Whether each epoch has another random order.
         """
         pinned = torch.cuda.is_available()
         kind = ResumableLoader if shuffle else DataLoader
@@ -232,32 +210,24 @@ class UCIRegressionDataModule(TabularDataModule):
     - year-prediction-msd: half a minute to read. ``official_split`` tests on the last 51,630 songs, so that no producer
       is on both sides; validation comes out of the first 463,715 by single rows.
     - wine-quality-red: 240 of its 1,599 rows repeat another one; elsewhere they are often on both sides.
-    - bostonHousing: for comparison with old tables only; one of its features, ``B``, is a figure about race.
+    - bostonHousing: for comparison with old tables only; one of its features, ``B``, is a statistic about race.
     """
 
     def __init__(
         self,
         name: str = "diabetes",
         data_dir: str = "data",
-        batch_size: int = 256,
-        eval_batch_size: int = 1024,
-        seed: int = 0,
-        test_share: float = 0.2,
-        val_share: float = 0.1,
         official_split: bool = False,
+        **arguments: Any,
     ) -> None:
         """Checks the arguments; reads nothing.
 
         Args:
             name: One of the names above.
             data_dir: Folder that holds the files.
-            batch_size: Training rows in a batch (for each process).
-            eval_batch_size: Rows in a batch of validation, test and prediction.
-            seed: Of the split, at least 0: another seed is another test set. It is no part of the run's own seed.
-            test_share: Share of all rows to test on, in (0, 1).
-            val_share: Share of the remaining rows to validate on, in [0, 1). It never changes the test rows.
             official_split: Whether the published test rows are used, where there are some; then ``test_share`` has no
                 meaning, and ``seed`` chooses the validation rows only.
+            **arguments: Those of ``TabularDataModule``.
 
         Raises:
             ValueError: The name is unknown, or an argument is out of its range.
@@ -272,14 +242,10 @@ class UCIRegressionDataModule(TabularDataModule):
             raise ValueError(f"official_split: {name} has no published test split, only {official} has one")
         self.name, self.num_features, self.target_name = name, self.source.num_features, self.source.target
         self.data_dir, self.official_split = str(data_dir), official_split
-        super().__init__(batch_size, eval_batch_size, seed, test_share, val_share)
+        super().__init__(**arguments)
 
     def prepare_data(self) -> None:
-        """Looks for the file before the run.
-
-        Raises:
-            FileNotFoundError: It is missing; the message says where it is looked for.
-        """
+        """Looks for the file before the run."""
         if self.source.files:
             self.source.find(self.data_dir)
 
@@ -308,11 +274,7 @@ class CSVRegressionDataModule(TabularDataModule):
         target: str,
         drop: list[str] | None = None,
         group: str | None = None,
-        batch_size: int = 256,
-        eval_batch_size: int = 1024,
-        seed: int = 0,
-        test_share: float = 0.2,
-        val_share: float = 0.1,
+        **arguments: Any,
     ) -> None:
         """Checks the arguments and reads the first line of the file.
 
@@ -322,11 +284,7 @@ class CSVRegressionDataModule(TabularDataModule):
             drop: Columns to leave out: text, numbers of rows, and whatever tells of the target, such as its parts.
             group: The column, numbers or text, that says which rows share a subject; they stay together in training,
                 validation or test. It is no feature.
-            batch_size: Training rows in a batch (for each process).
-            eval_batch_size: Rows in a batch of validation, test and prediction.
-            seed: Of the split, at least 0: another seed is another test set. It is no part of the run's own seed.
-            test_share: Share of all rows to test on, in (0, 1).
-            val_share: Share of the remaining rows to validate on, in [0, 1). It never changes the test rows.
+            **arguments: Those of ``TabularDataModule``.
 
         Raises:
             FileNotFoundError: There is no such file.
@@ -339,7 +297,7 @@ class CSVRegressionDataModule(TabularDataModule):
         names, _ = read_header(self.path)
         self.num_features = len(choose_features(self.path, names, target, self.drop, group))
         self.name = self.path.name.removesuffix(".gz").rpartition(".")[0] or self.path.name
-        super().__init__(batch_size, eval_batch_size, seed, test_share, val_share)
+        super().__init__(**arguments)
 
     def load_table(self) -> Table:
         """Reads the file."""

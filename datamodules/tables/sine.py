@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..shared.arguments import check_at_least, check_finite
 from .base import RowSet, TabularDataModule
 
 
@@ -36,26 +37,16 @@ class SineDataModule(TabularDataModule):
             points: Number of training points, at least 2, and of validation and test points too.
             batch_size: Training points in a batch; ``points`` for full batches.
             eval_batch_size: Points in a batch of validation, test and prediction.
-
-        Raises:
-            ValueError: An argument is out of its range.
         """
         super().__init__(batch_size, eval_batch_size)
-        if points < 2:
-            raise ValueError(f"points must be at least 2, got {points}")
-        for argument, value in (("frequency", frequency), ("offset", offset)):
-            if not math.isfinite(value):
-                raise ValueError(f"{argument} must be finite, got {value}")
+        check_at_least(2, points=points)
+        check_finite(frequency=frequency, offset=offset)
         if frequency == 0:
             raise ValueError("frequency must not be 0: a constant has nothing to learn")
         self.frequency, self.offset, self.points = frequency, offset, points
 
     def setup(self, stage: str) -> None:
-        """Computes the points, unless that has been done.
-
-        Args:
-            stage: Any of Lightning's.
-        """
+        """Computes the points, unless that has been done."""
         if self._sets is not None:
             return
         start = self._at(0.0)

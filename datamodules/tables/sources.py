@@ -1,6 +1,6 @@
 """The published regression tables: where their files lie, in which formats, and what is to be predicted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,7 @@ class TableSource:
     title: str
     num_features: int
     target: str
-    files: dict[str, Callable[[Path], Table]]
+    files: Mapping[str, Callable[[Path], Table]]
     embedded: Callable[[], Table] | None = None
     official_split: bool = False
 
@@ -132,90 +132,41 @@ def _songs(path: Path) -> Table:
 
 
 def _with_header(target: str, drop: tuple[str, ...] = (), group: str | None = None) -> Callable[[Path], Table]:
-    def read(path: Path) -> Table:
-        return read_csv(path, target, drop, group)
-
-    return read
+    return lambda path: read_csv(path, target, drop, group)
 
 
 UCI = "of the UCI Machine Learning Repository"
 SHEET = f"{UCI} (its sheet saved as text: white space between columns, no header)"
+
+
+def _text(name: str, title: str, num_features: int, target: str, *more: str) -> TableSource:
+    """A table whose files, ``data.txt`` and `more`, have their columns between white space."""
+    read = _white_space(num_features)
+    return TableSource(name, title, num_features, target, dict.fromkeys(("data.txt", *more), read))
+
+
+_CT_SLICES = {"slice_localization_data.csv": _with_header("reference", group="patientId")}
+# casual + registered = cnt; instant is the row's number, and dteday a date, which yr, mnth and hr tell of
+_RENTALS = {"hour.csv": _with_header("cnt", ("instant", "dteday", "casual", "registered"))}
+_POLE = dict.fromkeys(("201_pol.tsv.gz", "201_pol.tsv"), _with_header("target"))
+_WINE = {"data.txt": _white_space(11), "winequality-red.csv": _with_header("quality")}
+_NAVAL = f"'Condition Based Maintenance of Naval Propulsion Plants' {UCI}"
+_SLICES = f"'Relative location of CT slices on axial axis' {UCI}"
+_SONGS = {"YearPredictionMSD.txt": _songs}
 TABLES = {
     table.name: table
     for table in (
         TableSource("diabetes", "scikit-learn's diabetes", 10, "progression", {}, _diabetes),
-        TableSource(
-            "bike-sharing",
-            f"'Bike Sharing' {UCI}",
-            12,
-            "cnt",
-            # casual + registered = cnt; instant is the row's number, and dteday a date, which yr, mnth and hr tell of
-            {"hour.csv": _with_header("cnt", ("instant", "dteday", "casual", "registered"))},
-        ),
-        TableSource(
-            "bostonHousing",
-            f"'Housing', once {UCI}",
-            13,
-            "median value",
-            {"data.txt": _white_space(13), "housing.data": _white_space(13)},
-        ),
-        TableSource(
-            "concrete",
-            f"'Concrete Compressive Strength' {SHEET}",
-            8,
-            "compressive strength",
-            {"data.txt": _white_space(8)},
-        ),
-        TableSource(
-            "ct-slices",
-            f"'Relative location of CT slices on axial axis' {UCI}",
-            384,
-            "reference",
-            {"slice_localization_data.csv": _with_header("reference", group="patientId")},
-        ),
-        TableSource("energy", f"'Energy Efficiency' {SHEET}", 8, "heating load", {"data.txt": _white_space(8)}),
-        TableSource(
-            "naval-propulsion-plant",
-            f"'Condition Based Maintenance of Naval Propulsion Plants' {UCI}",
-            16,
-            "compressor decay",
-            {"data.txt": _white_space(16), "UCI CBM Dataset/data.txt": _white_space(16)},
-        ),
-        TableSource(
-            "pole",
-            "'201_pol' of the Penn Machine Learning Benchmarks (PMLB)",
-            48,
-            "target",
-            {"201_pol.tsv.gz": _with_header("target"), "201_pol.tsv": _with_header("target")},
-        ),
-        TableSource(
-            "power-plant",
-            f"'Combined Cycle Power Plant' {SHEET}",
-            4,
-            "electrical output",
-            {"data.txt": _white_space(4)},
-        ),
-        TableSource(
-            "wine-quality-red",
-            f"'Wine Quality' {UCI}",
-            11,
-            "quality",
-            {"data.txt": _white_space(11), "winequality-red.csv": _with_header("quality")},
-        ),
-        TableSource(
-            "yacht",
-            f"'Yacht Hydrodynamics' {UCI}",
-            6,
-            "residuary resistance",
-            {"data.txt": _white_space(6), "yacht_hydrodynamics.data": _white_space(6)},
-        ),
-        TableSource(
-            "year-prediction-msd",
-            f"'Year Prediction MSD' {UCI}",
-            90,
-            "year",
-            {"YearPredictionMSD.txt": _songs},
-            official_split=True,
-        ),
+        TableSource("bike-sharing", f"'Bike Sharing' {UCI}", 12, "cnt", _RENTALS),
+        _text("bostonHousing", f"'Housing', once {UCI}", 13, "median value", "housing.data"),
+        _text("concrete", f"'Concrete Compressive Strength' {SHEET}", 8, "compressive strength"),
+        TableSource("ct-slices", _SLICES, 384, "reference", _CT_SLICES),
+        _text("energy", f"'Energy Efficiency' {SHEET}", 8, "heating load"),
+        _text("naval-propulsion-plant", _NAVAL, 16, "compressor decay", "UCI CBM Dataset/data.txt"),
+        TableSource("pole", "'201_pol' of the Penn Machine Learning Benchmarks (PMLB)", 48, "target", _POLE),
+        _text("power-plant", f"'Combined Cycle Power Plant' {SHEET}", 4, "electrical output"),
+        TableSource("wine-quality-red", f"'Wine Quality' {UCI}", 11, "quality", _WINE),
+        _text("yacht", f"'Yacht Hydrodynamics' {UCI}", 6, "residuary resistance", "yacht_hydrodynamics.data"),
+        TableSource("year-prediction-msd", f"'Year Prediction MSD' {UCI}", 90, "year", _SONGS, official_split=True),
     )
 }

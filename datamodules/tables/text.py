@@ -213,7 +213,7 @@ def split_rows(
     groups: NDArray | None = None,
     test_rows: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Parts the rows at random; rows of one group stay together. The draw is the same on every machine.
+    """Splits the rows at random; rows of one group stay together. The draw is the same on every machine.
 
     The test rows depend on neither ``val_share`` nor on what follows: they are drawn first.
 

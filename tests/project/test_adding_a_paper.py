@@ -77,4 +77,5 @@ def test_the_paper_trains_and_passes_its_tests_the_layout_and_the_contract(proje
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_the_whole_contract_passes(project):
-    assert run_tests(project, "tests/contract/test_contract.py", "-k", "focal", "-m", "not long") >= 15
+    files = [f"tests/contract/test_contract{part}.py" for part in ("", "_precision", "_processes")]
+    assert run_tests(project, *files, "-k", "focal", "-m", "not long") >= 15

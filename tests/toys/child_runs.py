@@ -1,7 +1,8 @@
-"""Runs of the command line in forked processes, which are told when to go on, and a module of one weight."""
+"""Runs of the command line in forked processes that are told when to go on, and in several processes; a tiny module."""
 
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -73,7 +74,7 @@ class Child:
         try:
             os.setsid()
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            out = os.open("terminal", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            out = os.open("terminal", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(out, 1)
             os.dup2(out, 2)
             sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115  pytest's are others
@@ -122,3 +123,27 @@ class OneWeight(LightningModule):
 def trainer_with(logger: Any, **arguments: Any) -> Trainer:
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
     return Trainer(logger=logger, log_every_n_steps=1, **{"max_epochs": 2} | quiet | arguments)
+
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def commands(launcher: str, *args: str) -> list[list[str]]:
+    """The commands that together are one run of two processes."""
+    script = [str(ROOT / "train.py"), *args]
+    if launcher == "lightning":
+        return [[sys.executable, *script, "--trainer.devices=2", "--trainer.strategy=ddp"]]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--monitor-interval=1"]
+    if launcher == "torchrun":
+        one_node = ["--standalone", "--nproc-per-node=2"]
+        return [[*torchrun, *one_node, *script, "--trainer.devices=2", "--trainer.strategy=ddp"]]
+    node = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-id=zoo", "--rdzv-backend=c10d", "--local-addr=127.0.0.1"]
+    node += [f"--rdzv-endpoint=127.0.0.1:{free_port()}"]
+    two = ["--trainer.devices=1", "--trainer.num_nodes=2", "--trainer.strategy=ddp"]
+    return [[*torchrun, *node, *script, *two]] * 2

@@ -7,10 +7,10 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from ..shared.arguments import check_at_least, check_share
-from ..shared.batches import check_labelled_batch
 from ..shared.evaluation import SetMeans, class_probabilities, judge_classifier
+from ..shared.losses import accuracy
 from ..shared.nets import build_network
-from ..shared.schedules import check_is_due, log_training, per_step, total_steps, warmup_cosine
+from ..shared.schedules import check_classifier_batch, log_training, per_step, total_steps, warmup_cosine
 from .loss import classification_loss
 
 
@@ -72,11 +72,10 @@ class Classifier(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """One step of cross-entropy."""
         x, y = batch
-        if check_is_due(self, batch_idx, x):
-            check_labelled_batch(x, y, self.image_shape, self.hparams["num_classes"])
+        check_classifier_batch(self, batch, batch_idx)
         logits = self(x)
         loss = classification_loss(logits, y, self.hparams["label_smoothing"])
-        log_training(self, loss=loss, acc=lambda: (logits.argmax(1) == y).float().mean())
+        log_training(self, loss=loss, acc=lambda: accuracy(logits, y))
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:

@@ -8,11 +8,11 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from ..shared.arguments import check_literals
-from ..shared.batches import check_images, check_labelled_batch, check_parts
+from ..shared.batches import check_images, check_parts
 from ..shared.evaluation import SetMeans, class_probabilities, judge_classifier
 from ..shared.losses import at_least_float32, cross_entropy
 from ..shared.nets import channels_last
-from ..shared.schedules import check_is_due, log_training, per_step, total_steps
+from ..shared.schedules import check_classifier_batch, check_is_due, log_training, per_step, total_steps
 from .arguments import check_arguments
 from .loss import (
     annealing_factor,
@@ -177,8 +177,8 @@ class DANN(LightningModule):
         h: Any = self.hparams
         check_parts(batch, ("source", "target"), "AdaptationDataModule")
         (x_s, y_s), x_t = batch["source"], batch["target"]
-        if check_is_due(self, batch_idx, x_s):
-            check_labelled_batch(x_s, y_s, self.image_shape, h.num_classes)
+        check_classifier_batch(self, (x_s, y_s), batch_idx)
+        if check_is_due(self, batch_idx, x_t):
             check_images(x_t, self.image_shape)
         f_s, f_t = self._features_of_both(x_s, x_t)
         logits_s = self._logits(f_s)

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ..shared.arguments import check_names, check_positive, check_share
-from ..shared.batches import batch_inputs, check_regression_batch
+from ..shared.batches import batch_inputs
 from ..shared.evaluation import SetMeans, judge_regressor
-from ..shared.schedules import check_is_due, log_training
-from ..shared.teacher import check_teacher, find_class, load_teacher
+from ..shared.schedules import check_regressor_batch, log_training
+from ..shared.teacher import Teacher, find_class
 from .loss import hard_loss, mix, rebin, soft_target_loss
 
 
@@ -69,7 +69,7 @@ class HistogramDistillation(LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.student: Any = self.build_student()
-        self._teacher: tuple[Any, ...] = ()  # in a tuple: a child module would be trained, moved and saved
+        self.teacher = Teacher()
         self._gives_histograms = False
         self.means = SetMeans()
 
@@ -99,41 +99,29 @@ class HistogramDistillation(LightningModule):
         """The student's histograms over the original units, of features ``(B, D)``."""
         return self.student.predictive(x)
 
-    def setup(self, stage: str) -> None:
-        """Read and try the teacher when a fit starts.
-
-        Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: There is no teacher, or it is damaged, or made for other features.
-        """
-        h: Any = self.hparams
-        if stage == "fit" and h.alpha > 0:
-            x, teacher = torch.zeros(2, h.num_features), load_teacher(h.teacher, h.teacher_class, "HistogramRegression")
-            check_teacher(teacher, h.teacher, x, (2,), num_features=h.num_features)
-            bins = histogram(teacher, x)
-            self._teacher, self._gives_histograms = (teacher,), bins is not None
-            kind = "points" if bins is None else f"histograms of {len(bins.edges) - 1} bins"
-            rank_zero_info(f"teacher={h.teacher} ({type(teacher).__name__}) predicts {kind}.")
-
     def on_fit_start(self) -> None:
-        """Let the student find its support; move the teacher to its device and precision."""
+        """Let the student find its support, and read the teacher; see `Teacher.read` for what it raises."""
         self.student.on_fit_start()
-        for teacher in self._teacher:
-            teacher.to(device=self.device, dtype=self.dtype)
+        h: Any = self.hparams
+        if h.alpha > 0:
+            self.teacher.read(self, "HistogramRegression", (h.num_features,), (), "num_features")
+            bins = histogram(self.teacher.module, next(self.parameters()).new_zeros(2, h.num_features))
+            self._gives_histograms = bins is not None
+            kind = "points" if bins is None else f"histograms of {len(bins.edges) - 1} bins"
+            rank_zero_info(f"teacher={h.teacher} ({type(self.teacher.module).__name__}) predicts {kind}.")
 
     def on_fit_end(self) -> None:
         """Drop the teacher."""
         self.student.on_fit_end()
-        self._teacher = ()
+        self.teacher.drop()
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """One step of distillation; without a teacher, of the histogram loss."""
+        """One step of distillation; without a weight for the teacher, of the histogram loss."""
         x, y = batch
-        if check_is_due(self, batch_idx, x):
-            check_regression_batch(x, y, self.hparams["num_features"])
+        check_regressor_batch(self, batch, batch_idx)
         mine = self.student.predictive(x)
         loss = hard = hard_loss(mine.logits, self.student.target(y))
-        if self._teacher:
+        if self.hparams["alpha"] > 0:
             soft = self._soft_term(x, mine)
             loss = mix(hard, soft, self.hparams["alpha"])
             log_training(self, soft=soft)
@@ -142,12 +130,11 @@ class HistogramDistillation(LightningModule):
 
     def _soft_term(self, x: Tensor, mine: Any) -> Tensor:
         """T² KL between the teacher's masses and the student's, in the student's bins."""
-        (teacher,) = self._teacher
         with torch.no_grad():
             if not self._gives_histograms:
-                wanted, temperature = self.student.target(teacher(x)).log(), 1.0
+                wanted, temperature = self.student.target(self.teacher(x)).log(), 1.0
             else:
-                theirs, temperature = teacher.predictive(x), self.hparams["temperature"]
+                theirs, temperature = self.teacher.module.predictive(x), self.hparams["temperature"]
                 if not same_bins(theirs.edges, mine.edges):
                     wanted = rebin(theirs.probs, theirs.edges, mine.edges).log()
                 else:  # logits keep what is too small for a probability

@@ -7,12 +7,12 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from ..shared.arguments import check_positive, check_share
-from ..shared.batches import check_labelled_batch
 from ..shared.evaluation import SetMeans, class_probabilities, judge_classifier
+from ..shared.losses import accuracy
 from ..shared.nets import build_network
-from ..shared.schedules import check_is_due, log_training
-from ..shared.teacher import check_teacher, load_teacher
-from .loss import distillation_loss, hard_loss, soft_target_loss
+from ..shared.schedules import check_classifier_batch, log_training
+from ..shared.teacher import Teacher
+from .loss import hard_loss, mix, soft_target_loss
 
 
 class KnowledgeDistillation(LightningModule):
@@ -66,7 +66,7 @@ class KnowledgeDistillation(LightningModule):
         self.image_shape = image_shape
         self.network: Any = self.build_network()
         self.means = SetMeans()
-        self._teacher: tuple[LightningModule, ...] = ()  # in a tuple: a child module would be trained, moved and saved
+        self.teacher = Teacher()
 
     def build_network(self) -> nn.Module:
         """The student, with ``forward`` and ``features``; override it to train one of your own."""
@@ -81,46 +81,29 @@ class KnowledgeDistillation(LightningModule):
         """The student's penultimate features ``(B, D)`` of images ``(B, C, H, W)``."""
         return self.network.features(x)
 
-    def setup(self, stage: str) -> None:
-        """Read and try the teacher when a fit starts.
-
-        Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: There is no teacher, or it is damaged, or made for other images or classes.
-        """
-        h: Any = self.hparams
-        if stage == "fit" and h.alpha > 0:
-            teacher = load_teacher(h.teacher, h.teacher_class, "Classifier")
-            images, same = torch.zeros(2, *self.image_shape), {"image_shape": self.image_shape}
-            check_teacher(teacher, h.teacher, images, (2, h.num_classes), num_classes=h.num_classes, **same)
-            self._teacher = (teacher,)
-
     def on_fit_start(self) -> None:
-        """Move the teacher to the student's device and precision."""
-        for teacher in self._teacher:
-            teacher.to(device=self.device, dtype=self.dtype)
+        """Read the teacher; see `Teacher.read` for what it raises."""
+        if self.hparams["alpha"] > 0:
+            classes = self.hparams["num_classes"]
+            self.teacher.read(self, "Classifier", self.image_shape, (classes,), "num_classes", "image_shape")
 
     def on_fit_end(self) -> None:
         """Drop the teacher."""
-        self._teacher = ()
+        self.teacher.drop()
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """One step of distillation; without a teacher, of cross-entropy."""
+        """One step of distillation; without a weight for the teacher, of cross-entropy."""
         x, y = batch
         h: Any = self.hparams
-        if check_is_due(self, batch_idx, x):
-            check_labelled_batch(x, y, self.image_shape, h.num_classes)
+        check_classifier_batch(self, batch, batch_idx)
         logits = self(x)
-        log_training(self, acc=lambda: (logits.argmax(1) == y).float().mean())
-        if self._teacher:
-            with torch.no_grad():
-                theirs = self._teacher[0](x)
-            loss = distillation_loss(logits, theirs, y, h.temperature, h.alpha)
-            log_training(self, soft=lambda: soft_target_loss(logits, theirs, h.temperature))
-            log_training(self, agreement=lambda: (logits.argmax(1) == theirs.argmax(1)).float().mean())
-        else:
-            loss = hard_loss(logits, y)
-        log_training(self, loss=loss)
+        loss = hard = hard_loss(logits, y)
+        if h.alpha > 0:
+            theirs = self.teacher(x)
+            soft = soft_target_loss(logits, theirs, h.temperature)
+            loss = mix(hard, soft, h.alpha)
+            log_training(self, soft=soft, agreement=lambda: accuracy(logits, theirs.argmax(1)))
+        log_training(self, loss=loss, acc=lambda: accuracy(logits, y))
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:

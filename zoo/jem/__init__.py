@@ -19,7 +19,7 @@ Departures, from the paper or from its official code, each for a reason:
 * Divergence is detected before the memory is written, NaN included, and training goes on from the last good state. The
   official code stops; its guard misses NaN.
 * Step size 1 without the factor 1/2 and noise 0.01 follow the official code; the paper's equation couples the two.
-* No dequantisation noise at validation and test: figures are the same in every run. The official code adds it there.
+* No dequantisation noise at validation and test: metrics are the same in every run. The official code adds it there.
 * Plotting samples never writes to the memory.
 * The network has no unused heads (they break multi-process training), and averages over its whole last map.
 """

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..shared.arguments import check_at_least, check_literals, check_positive, check_share
+from ..shared.batches import check_images, check_labelled_batch
 
 
 def check_arguments(module: Any) -> None:
@@ -45,3 +46,12 @@ def check_parts(batch: Mapping[str, Any]) -> None:
         raise ValueError(
             f"a batch has {', '.join(batch)}; expected labelled and unlabelled, such as SemiSupervisedDataModule gives"
         )
+
+
+def check_minibatches(x_p: Tensor, x_l: Tensor, y_l: Tensor, image_shape: tuple[int, ...], num_classes: int) -> None:
+    """Raise a ``ValueError`` for images or labels of another kind than the module's; on a GPU this waits.
+
+    Due in each step nevertheless, which takes far longer: NaN pixels must not be taken for divergence.
+    """
+    check_labelled_batch(x_l, y_l, image_shape, num_classes)
+    check_images(x_p, image_shape)

@@ -73,9 +73,9 @@ class Chains:
         with torch.autocast(x.device.type, enabled=False):  # fp16 underflows at gradients near 1e-3 an image
             return self.sampler(target, x, steps, generator=generator)
 
-    def random_labels(self, count: int, device: torch.device, generator: Generator | None) -> Tensor:
+    def random_labels(self, count: int) -> Tensor:
         """Labels ``(count,)``, uniform over the classes."""
-        return torch.randint(self.num_classes, (count,), device=device, generator=generator)
+        return torch.randint(self.num_classes, (count,), device=self.generator.device, generator=self.generator)
 
     def start(self, count: int, labels: Tensor | None, device: torch.device, generator: Generator | None) -> Tensor:
         """New starts ``(count, C, H, W)``: uniform, or from the Gaussians of these labels or of random ones."""
@@ -83,7 +83,7 @@ class Chains:
             return uniform_start(count, self.image_shape, device, generator)
         self.gaussians = ClassGaussians(*(part.to(device) for part in self.gaussians))
         if labels is None:
-            labels = self.random_labels(count, device, generator)
+            labels = torch.randint(self.num_classes, (count,), device=device, generator=generator)
         return self.gaussians.sample(labels, self.image_shape, generator)
 
     def draw(self, network: nn.Module, count: int, labels: Tensor | None, steps: int) -> tuple[Tensor, Tensor | None]:

@@ -42,21 +42,14 @@ class ClassGaussians(NamedTuple):
             Gaussians with 1e-4 added to each variance.
 
         Raises:
-            ValueError: When a class has no image, or images too far from [-1, 1] for float64.
+            ValueError: When a class has no image, or NaN, infinity or images too far from [-1, 1] for float64.
         """
-        if (count == 0).any():
-            missing = torch.nonzero(count == 0).flatten().tolist()
-            raise ValueError(f"no training image of classes {missing}; an informative initialisation needs one of each")
         mean = total / count[:, None]
         covariance = outer / count[:, None, None] - mean[:, :, None] * mean[:, None, :]
         covariance.diagonal(dim1=1, dim2=2).add_(1e-4)
         factor, failures = torch.linalg.cholesky_ex(covariance)
-        if failures.any():
-            classes = torch.nonzero(failures).flatten().tolist()
-            raise ValueError(
-                f"the covariance of classes {classes} is not positive definite in float64: expected images near "
-                f"[-1, 1], but their means reach {mean.abs().max():.3g}"
-            )
+        if broken := torch.nonzero((count == 0) | (failures != 0)).flatten().tolist():
+            raise ValueError(f"no Gaussian fits the training images of classes {broken}; expected some, near [-1, 1]")
         return cls(mean.float(), factor.float())
 
     def sample(self, labels: Tensor, image_shape: tuple[int, ...], generator: Generator | None) -> Tensor:
@@ -71,14 +64,9 @@ class ClassGaussians(NamedTuple):
 
 
 def class_moments(batches: Iterable[tuple[Tensor, Tensor]], num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Count, sum and sum of outer products of each class' images, in float64.
+    """Count ``(K,)``, sum ``(K, D)`` and sum of outer products ``(K, D, D)`` of each class' images, in float64.
 
-    Args:
-        batches: At least one, of images ``(B, ...)`` and labels ``(B,)`` in [0, K).
-        num_classes: K.
-
-    Returns:
-        ``(K,)``, ``(K, D)`` and ``(K, D, D)``.
+    The batches, at least one, are of images ``(B, ...)`` and labels ``(B,)`` in [0, K).
     """
     moments: list[Tensor] = []
     for x, y in batches:
@@ -96,12 +84,7 @@ def class_moments(batches: Iterable[tuple[Tensor, Tensor]], num_classes: int) ->
 
 
 def fit_class_gaussians(trainer: Trainer, image_shape: tuple[int, ...], num_classes: int) -> ClassGaussians:
-    """Class Gaussians from one pass over the training batches as a step sees them; the same on all processes.
-
-    Args:
-        trainer: In its fit, with batches ``(x, y)`` or ``{"labelled": (x, y), ...}``.
-        image_shape: Of one image.
-        num_classes: K.
+    """Fit class Gaussians in one pass over the training batches as a step sees them; the same on all processes.
 
     Raises:
         ValueError: For a batch that the training would refuse, or a class without an image.

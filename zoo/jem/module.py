@@ -7,17 +7,16 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from ..shared.batches import check_images, check_labelled_batch
 from ..shared.evaluation import SetMeans, class_probabilities, judge_classifier
 from ..shared.losses import cross_entropy
 from ..shared.nets import build_network
 from ..shared.schedules import log_training, per_step
-from .arguments import check_arguments, check_memory_size, check_parts
+from .arguments import check_arguments, check_memory_size, check_minibatches, check_parts
 from .chains import Chains
-from .initialisation import ClassGaussians, fit_class_gaussians
+from .initialisation import fit_class_gaussians
 from .loss import conditional_generative_loss, energy_penalty, generative_loss, log_density, log_odds_of_error
-from .persistence import collect_state, restore_state
-from .recovery import Losses, Recovery, repeat_until_healthy
+from .persistence import collect_state, load_state, restore_state
+from .recovery import Losses, Recovery, repeat_until_healthy, take_snapshot_if_due
 from .sampler import sgld
 from .schedule import epoch_of_step, learning_rate_factor
 
@@ -74,8 +73,8 @@ class JEM(LightningModule):
         snapshot_every_n_steps: Steps between the good states that a recovery returns to; checkpoints hold two.
 
     Raises:
-        ValueError: For a value that is none of the choices or out of its range, no generative term, both kinds of
-            chains on one memory, or batch normalisation with uniform starts.
+        ValueError: For a value out of its range, no generative term, both kinds of chains on one memory, or batch
+            normalisation with uniform starts.
     """
 
     def __init__(
@@ -138,20 +137,18 @@ class JEM(LightningModule):
         return self.network.features(x)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """One step of the paper's Algorithm 1, whose lines are numbered in the README of this folder.
+        """One step of the paper's Algorithm 1; the README of this folder lists its steps with the same numbers.
 
         Raises:
             ValueError: For a batch of another shape, NaN pixels, or labels out of range.
             RuntimeError: After ``max_recoveries`` recoveries.
         """
-        x_p, x_l, y_l = self._minibatches(batch)  # line 2
-        loss, gaps, parts, drawn = repeat_until_healthy(self, lambda: self._losses(x_p, x_l, y_l))  # lines 3 to 9
+        x_p, x_l, y_l = self._minibatches(batch)  # 1: images and labels
+        loss, metrics, drawn = repeat_until_healthy(self, lambda: self._losses(x_p, x_l, y_l))  # 2 to 6
         for samples, slots in drawn:
-            self.chains.write(slots, samples)  # line 11
-        out_of_range = torch.cat([samples.abs() > 1 for samples, _ in drawn]).float().mean()
-        recoveries = float(self.recovery.count)
-        log_training(self, loss=loss, **parts, energy_gap=gaps[0], out_of_range=out_of_range, recoveries=recoveries)
-        return loss  # line 10: Lightning takes its gradient
+            self.chains.write(slots, samples)  # 8
+        log_training(self, loss=loss, **metrics)
+        return loss  # 7: Lightning takes its gradient
 
     def _minibatches(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
         """``x_p`` and ``(x_l, y_l)``, with dequantisation noise; one tensor serves as both if the batch is shared."""
@@ -164,8 +161,7 @@ class JEM(LightningModule):
             x, y = batch
             half = len(x) // 2
             x_p, x_l, y_l = x[:half], x[half:], y[half:]
-        check_labelled_batch(x_l, y_l, self.image_shape, self.hparams["num_classes"])
-        check_images(x_p, self.image_shape)  # in each step: NaN must not be taken for divergence
+        check_minibatches(x_p, x_l, y_l, self.image_shape, self.hparams["num_classes"])
         shared = x_p is x_l
         x_l = self._dequantise(x_l)
         return (x_l if shared else self._dequantise(x_p)), x_l, y_l
@@ -175,22 +171,17 @@ class JEM(LightningModule):
         return x.add(noise, alpha=self.hparams["dequantisation_std"])
 
     def _losses(self, x_p: Tensor, x_l: Tensor, y_l: Tensor) -> Losses:
-        """Lines 3 to 9 of Algorithm 1: run the chains, then weigh the losses of the classifier and of the density.
+        """Steps 2 to 6 of Algorithm 1: run the chains, then weigh the losses of the classifier and of the density.
 
-        As in the official code, p(x) has ``x_p`` and chains of its own; p(y|x) and p(x|y) have ``(x_l, y_l)``.
-
-        Returns:
-            The weighted loss, the energy gap of each generative term, the parts of the loss and other metrics, and the
-            chains' ends with their slots.
+        As in the official code, p(x) has ``x_p`` and chains of its own; p(y|x) and p(x|y) have ``(x_l, y_l)``. Returns
+        the sum, the energy gap of each generative term, metrics, and for each term the chains' ends with their slots.
         """
         h: Any = self.hparams
         steps = h.sgld_steps * self.recovery.escalation.steps
         penalty = h.penalty + self.recovery.escalation.penalty
-        drawn = []  # lines 4 to 7
+        drawn = []  # 3 and 4: start the chains, run them
         if h.weight_px > 0:
-            labels = None
-            if h.class_conditional:
-                labels = self.chains.random_labels(len(x_p), self.device, self.chains.generator)
+            labels = self.chains.random_labels(len(x_p)) if h.class_conditional else None
             drawn.append(self.chains.draw(self.network, len(x_p), labels, steps))
         if h.weight_pxy > 0:
             drawn.append(self.chains.draw(self.network, len(x_l), y_l, steps))
@@ -198,22 +189,21 @@ class JEM(LightningModule):
         # (benchmarks/jem/step_time.py), and batch statistics forbid it.
         f_l = self(x_l)
         f_q = [self(samples.to(x_l.dtype)) for samples, _ in drawn]
-        parts, gaps = {"acc": (f_l.argmax(1) == y_l).float().mean()}, []
+        parts = {"acc": (f_l.argmax(1) == y_l).float().mean()}
         loss = f_l.new_zeros((), dtype=torch.float32)
         if h.weight_pyx > 0:
-            parts["pyx"] = cross_entropy(f_l, y_l)  # line 3
+            parts["pyx"] = cross_entropy(f_l, y_l)  # 2
             loss = loss + h.weight_pyx * parts["pyx"]
         if h.weight_px > 0:
             f_p = f_l if x_p is x_l else self(x_p)
             parts["log_density"] = log_density(f_p.detach()).mean()
-            parts["px"] = generative_loss(f_p, f_q[0])  # line 8
-            loss = loss + h.weight_px * parts["px"] + penalty * energy_penalty(f_p, f_q[0])  # line 9
-            gaps.append(-parts["px"].detach())
+            parts["px"] = generative_loss(f_p, f_q[0])  # 5
+            loss = loss + h.weight_px * parts["px"] + penalty * energy_penalty(f_p, f_q[0])  # 6
         if h.weight_pxy > 0:
             parts["pxy"] = conditional_generative_loss(f_l, f_q[-1], y_l)
             loss = loss + h.weight_pxy * parts["pxy"] + penalty * energy_penalty(f_l, f_q[-1])
-            gaps.append(-parts["pxy"].detach())
-        return loss, torch.stack(gaps), parts, drawn
+        gaps = torch.stack([-parts[name].detach() for name in ("px", "pxy") if name in parts])
+        return loss, gaps, parts, drawn
 
     def configure_optimizers(self) -> Any:
         """Adam, or SGD with momentum, with warm-up and decay that are stepped with the optimiser."""
@@ -239,9 +229,8 @@ class JEM(LightningModule):
         h: Any = self.hparams
         check_memory_size(h.memory_size, h.num_classes, self.trainer.world_size)
         self.chains.seed(0, self.global_rank, self.device)
-        if self._restored:
-            restore_state(self._restored, self, self.chains, self.recovery)
-            self._restored = {}
+        restore_state(self._restored, self, self.chains, self.recovery)
+        self._restored = {}
         if h.initialisation == "informative" and self.chains.gaussians is None:
             self.chains.gaussians = fit_class_gaussians(self.trainer, self.image_shape, h.num_classes)
         if h.memory_size and self.chains.memory is None:
@@ -249,9 +238,7 @@ class JEM(LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Keep a good state to go back to; here, because the end of a batch comes after its checkpoint."""
-        if self.global_step % self.hparams["snapshot_every_n_steps"] == 0 or self.recovery.taken_at < 0:
-            optimizer = self.trainer.optimizers[0]
-            self.recovery.take_snapshot(self.global_step, self.network, optimizer, self.chains.images)
+        take_snapshot_if_due(self)
 
     def on_train_end(self) -> None:
         """Let go of the good states."""
@@ -263,9 +250,7 @@ class JEM(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the checkpoint's state until training goes on; until then samples are drawn from its memory."""
-        self._restored = dict(checkpoint.get("jem", {}))
-        if "mean" in self._restored:
-            self.chains.gaussians = ClassGaussians(self._restored["mean"], self._restored["factor"])
+        self._restored = load_state(checkpoint, self.chains)
 
     def report_notes(self) -> dict[str, Any]:
         """Lines for a report about this run: its recoveries from divergence and their effect."""

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from .chains import Chains
+from .initialisation import ClassGaussians
 from .recovery import Escalation, Recovery
 from .sampler import ReplayMemory
 
@@ -56,16 +57,22 @@ def collect_state(module: LightningModule, chains: Chains, recovery: Recovery) -
     return state
 
 
-def restore_state(state: dict[str, Any], module: LightningModule, chains: Chains, recovery: Recovery) -> None:
-    """Go on with this process' share of a checkpoint.
+def load_state(checkpoint: dict[str, Any], chains: Chains) -> dict[str, Any]:
+    """The state that :func:`collect_state` returned, from a checkpoint; the Gaussians serve for sampling at once."""
+    state = dict(checkpoint.get("jem", {}))
+    if "mean" in state:
+        chains.gaussians = ClassGaussians(state["mean"], state["factor"])
+    return state
 
-    Args:
-        state: What :func:`collect_state` returned; ``taken_at`` and ``good_states`` may be missing, as in checkpoints
-            of earlier versions.
-        module: In its training.
-        chains: Whose memory and random state are replaced; the latter only for the same number of processes.
-        recovery: Whose count, escalation and good states are replaced.
+
+def restore_state(state: dict[str, Any], module: LightningModule, chains: Chains, recovery: Recovery) -> None:
+    """Give chains and recovery this process' share of a loaded state, if there is any.
+
+    In checkpoints of earlier versions ``taken_at`` and ``good_states`` may be missing. The random state is restored for
+    the same number of processes only.
     """
+    if not state:
+        return
     processes, rank = module.trainer.world_size, module.global_rank
 
     def share(memory: Tensor | None) -> Tensor | None:

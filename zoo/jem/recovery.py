@@ -13,11 +13,13 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-# The loss, the energy gap of each generative term, metrics, and for each run of chains its ends and their slots.
+# The loss, the energy gap of each generative term, metrics, and for each draw of chains their ends and their slots.
 Losses = tuple[Tensor, Tensor, dict[str, Tensor], list[tuple[Tensor, Tensor | None]]]
 
 
-def repeat_until_healthy(module: Any, attempt: Callable[[], Losses]) -> Losses:
+def repeat_until_healthy(
+    module: Any, attempt: Callable[[], Losses]
+) -> tuple[Tensor, dict[str, Any], list[tuple[Tensor, Tensor | None]]]:
     """Compute the losses of a training step, again from an earlier good state for as long as they diverge.
 
     All processes go back as soon as one of them diverges. The replay memory is written after this, so it never holds
@@ -25,7 +27,10 @@ def repeat_until_healthy(module: Any, attempt: Callable[[], Losses]) -> Losses:
 
     Args:
         module: The :class:`zoo.JEM` in training.
-        attempt: Runs the chains and returns the losses; what the first healthy attempt returns, is returned.
+        attempt: Runs the chains and returns the losses.
+
+    Returns:
+        Of the first healthy attempt the loss, the metrics with the signs of divergence, and the chains.
 
     Raises:
         RuntimeError: After ``max_recoveries`` recoveries.
@@ -36,7 +41,8 @@ def repeat_until_healthy(module: Any, attempt: Callable[[], Losses]) -> Losses:
         samples = torch.cat([ends for ends, _ in drawn])
         bad = diverged(loss, gaps, samples, h.max_energy_gap, h.max_out_of_range)
         if not module.trainer.strategy.reduce_boolean_decision(bool(bad), all=False):
-            return loss, gaps, metrics, drawn
+            signs = {"energy_gap": gaps[0], "out_of_range": (samples.abs() > 1).float().mean()}
+            return loss, metrics | signs | {"recoveries": float(recovery.count)}, drawn
         what = f"JEM diverged at step {module.global_step} (loss {loss.item():.4g}, energy gap {gaps[0].item():.4g})"
         if recovery.count >= h.max_recoveries:
             raise RuntimeError(
@@ -47,6 +53,13 @@ def repeat_until_healthy(module: Any, attempt: Callable[[], Losses]) -> Losses:
         recovery.go_back(module.network, module.trainer.optimizers[0], module.chains.images)
         module.chains.seed(recovery.count, module.global_rank, module.device)
         rank_zero_warn(f"{what}: recovery {recovery.count} of at most {h.max_recoveries}, now {recovery.escalation}")
+
+
+def take_snapshot_if_due(module: Any) -> None:
+    """Keep a good state of a :class:`zoo.JEM` at its first step and at every ``snapshot_every_n_steps``-th."""
+    recovery, step = module.recovery, module.global_step
+    if step % module.hparams.snapshot_every_n_steps == 0 or recovery.taken_at < 0:
+        recovery.take_snapshot(step, module.network, module.trainer.optimizers[0], module.chains.images)
 
 
 def diverged(

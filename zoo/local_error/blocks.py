@@ -1,4 +1,4 @@
-"""Blocks: what lies between two local losses."""
+"""Blocks: the parts of a network that have a local loss each."""
 
 from typing import Any
 
@@ -20,11 +20,11 @@ class AverageMap(nn.Module):
 
 
 class Block(nn.Module):
-    """A block: ``body`` makes the features that the local loss is taken of, ``after`` what the next block gets of them.
+    """A block: ``body`` gives the features of the local loss, ``after`` turns them into the next block's input.
 
     Args:
         body: Any module that maps a batch to a batch.
-        after: Dropout, pooling: it learns nothing, for the features come detached.
+        after: Dropout or pooling. It learns nothing, because the features that it gets are detached.
     """
 
     def __init__(self, body: nn.Module, after: nn.Module | None = None) -> None:
@@ -33,19 +33,19 @@ class Block(nn.Module):
         self.after = nn.Identity() if after is None else after
 
     def forward(self, x: Any) -> Tensor:
-        """The features h, ``(n, d)`` or ``(n, C, H, W)``, of what the block before handed on."""
+        """The features h, ``(n, d)`` or ``(n, C, H, W)``, of the block's input."""
         return self.body(x)
 
     def hand_on(self, hidden: Tensor, x: Any) -> Any:
-        """What the next block gets, of the features and of what this one got."""
+        """The input of the next block, from this block's features and its own input."""
         return self.after(hidden)
 
 
 class ResidualStart(Block):
-    """A convolution inside a residual block: its input goes on beside its features, for the shortcut."""
+    """A convolution inside a residual block, which hands its input on beside its features, for the shortcut."""
 
     def hand_on(self, hidden: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Features and shortcut."""
+        """A pair of features and shortcut."""
         return self.after(hidden), x
 
 

@@ -29,9 +29,8 @@ class ChannelDeviation(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        """The gradient of the map, in its dtype and layout."""
-        x, found = ctx.saved_tensors
-        return deviation_gradient(x, found, gradient)
+        """The gradient with respect to the map, in its dtype and layout."""
+        return deviation_gradient(*ctx.saved_tensors, gradient)
 
 
 def deviation(x: Tensor) -> Tensor:
@@ -42,7 +41,7 @@ def deviation(x: Tensor) -> Tensor:
 
 
 def deviation_gradient(x: Tensor, deviation: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient of the map, of that of its deviations ``(n, C)``."""
+    """The gradient with respect to the map, from the gradient with respect to its deviations ``(n, C)``."""
     factor = torch.where(deviation > 0, gradient / (deviation * (x.shape[2:].numel() - 1)), 0.0)[:, :, None, None]
     return torch.addcmul(-_mean(x) * factor, x, factor).to(x.dtype)
 

@@ -1,4 +1,4 @@
-"""The local heads: what a block learns from, and what inference leaves out."""
+"""The local heads, which compute the loss of a block; inference leaves them out."""
 
 import math
 from collections.abc import Sequence
@@ -99,7 +99,7 @@ class Classifier(nn.Module):
 
 
 class FeedbackClassifier(Classifier):
-    """The same for the bits of the class's code, learnt by feedback alignment through a fixed random matrix."""
+    """A local classifier of the bits of the class's code, trained by feedback alignment with a fixed matrix."""
 
     feedback: Tensor
 
@@ -163,7 +163,7 @@ class LocalHead(nn.Module):
                 self.similarity = nn.Linear(shape[0], shape[0], bias=False)
 
     def targets(self, labels: Tensor) -> Tensor:
-        """What the similarities of a batch should be those of: one-hot labels ``(n, K)`` or codes ``(n, 128)``."""
+        """The rows whose similarities the features should have: one-hot labels ``(n, K)`` or codes ``(n, 128)``."""
         if self.backprop_free:
             return self.get_buffer("projection").t()[labels]
         return functional.one_hot(labels, self.num_classes).float()
@@ -184,6 +184,6 @@ class LocalHead(nn.Module):
             similarity = similarity_matching_loss(rows, targets)
         if prediction is not None and similarity is not None:
             return local_loss(prediction, similarity, self.beta)
-        found = similarity if prediction is None else prediction
-        assert found is not None
-        return found
+        only = similarity if prediction is None else prediction
+        assert only is not None
+        return only

@@ -16,7 +16,7 @@ EPSILON = 1e-8  # added, squared, to the squared norm of a row
 
 
 def feature_rows(x: Tensor) -> Tensor:
-    """One row of features for each sample: what the similarity matrix compares.
+    """One row of features for each sample, which the similarity matrix compares.
 
     Maps with more than three channels and more than one pixel of height are reduced to the standard deviation of each
     channel over its pixels; everything else is flattened. (Three, so that raw images are flattened.)
@@ -39,9 +39,9 @@ def similarity_matrix(x: Tensor) -> Tensor:
     """Pearson correlation between the samples of a batch (the paper's adjusted cosine similarity).
 
     Each row is centred by its own mean over the features and divided by its norm, so a positive factor and a shift of
-    a sample's features change nothing, as long as the norm is far above 1e-8. A row that is constant up to rounding
-    correlates with none, itself included, and gets the gradient zero. A row whose squares overflow, in float32 beyond
-    1e19, is NaN.
+    a sample's features change nothing, as long as the norm is far above 1e-8. A row that is constant up to rounding has
+    correlation 0 with every row, itself included, and the gradient zero. A row whose squares overflow, in float32
+    beyond 1e19, is NaN.
 
     Args:
         x: ``(n, d)`` or ``(n, C, H, W)``; see ``feature_rows``.
@@ -81,8 +81,8 @@ def similarity_matching_loss(features: Tensor, targets: Tensor) -> Tensor:
             "sample"
         )
     with torch.autocast(features.device.type, enabled=False):
-        found, wanted = similarity_matrix(features), similarity_matrix(targets.detach())
-        return functional.mse_loss(found, wanted.to(found.dtype))
+        similarities = similarity_matrix(features)
+        return functional.mse_loss(similarities, similarity_matrix(targets.detach()).to(similarities.dtype))
 
 
 def prediction_loss(logits: Tensor, targets: Tensor) -> Tensor:

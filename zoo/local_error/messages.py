@@ -1,4 +1,4 @@
-"""What the processes of a pipeline send each other: features with labels, and weights."""
+"""Messages between the processes of a pipeline: features with labels, and weights."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,7 +14,7 @@ HEADER = 64  # numbers in a header; those of the labels and of five maps are 56
 
 
 def broadcast(tensors: Iterable[Tensor], source: int) -> None:
-    """Give all processes one process' values of some tensors, in one message for each dtype."""
+    """Copy the tensors of one process to all others, in one message for each dtype."""
     alike: dict[torch.dtype, list[Tensor]] = {}
     for tensor in tensors:
         alike.setdefault(tensor.dtype, []).append(tensor.detach())
@@ -26,9 +26,9 @@ def broadcast(tensors: Iterable[Tensor], source: int) -> None:
 
 
 def send(x: Any, y: Tensor, to: int) -> list[tuple[Any, Tensor]]:
-    """Begin to send what a block handed on, and the labels.
+    """Begin to send what a block hands on, and the labels.
 
-    Dtypes, shapes and strides go first: a map arrives in the layout that it had.
+    A header with dtypes, shapes and strides goes first, so that a map arrives in its own layout.
 
     Args:
         x: A tensor or a tuple of tensors.
@@ -36,10 +36,10 @@ def send(x: Any, y: Tensor, to: int) -> list[tuple[Any, Tensor]]:
         to: Rank of the receiver.
 
     Returns:
-        What is under way, with the tensors that must live until it has arrived.
+        Each pending message with its tensor, which must live until it has arrived.
 
     Raises:
-        ValueError: For anything else, or too much of it.
+        ValueError: x is something else, or too many tensors.
     """
     parts = x if isinstance(x, tuple) else (x,)
     if not all(isinstance(part, Tensor) for part in parts):
@@ -55,27 +55,27 @@ def send(x: Any, y: Tensor, to: int) -> list[tuple[Any, Tensor]]:
 
 
 def receive(source: int, device: torch.device) -> tuple[Any, Tensor]:
-    """What ``send`` was given."""
+    """Wait for what another process sends with `send`: inputs and labels."""
     header = torch.empty(HEADER, dtype=torch.int64, device=device)
     distributed.recv(header, source)
     count, several, *numbers = header.tolist()
-    found = []
+    tensors = []
     for _ in range(count):
         dtype, dims, *numbers = numbers
         shape, strides, numbers = numbers[:dims], numbers[dims : 2 * dims], numbers[2 * dims :]
-        found.append(torch.empty_strided(shape, strides, dtype=DTYPES[dtype], device=device))
-        distributed.recv(in_memory(found[-1]), source)
-    *parts, y = found
+        tensors.append(torch.empty_strided(shape, strides, dtype=DTYPES[dtype], device=device))
+        distributed.recv(in_memory(tensors[-1]), source)
+    *parts, y = tensors
     return tuple(parts) if several else parts[0], y
 
 
 def as_stored(tensor: Tensor) -> Tensor:
-    """Without gradient, and without gaps or overlaps in memory."""
+    """The tensor without gradient, copied if it has gaps or overlaps in memory."""
     tensor = tensor.detach()
     dense = torch.empty_like(tensor, device="meta").stride() == tensor.stride()
     return tensor if dense else tensor.contiguous()
 
 
 def in_memory(tensor: Tensor) -> Tensor:
-    """The numbers of a tensor without gaps in the order in which they lie in memory, as a view."""
+    """A view of a tensor without gaps as a vector, in the order of its memory."""
     return tensor.as_strided((tensor.numel(),), (1,))

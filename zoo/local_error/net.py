@@ -1,4 +1,4 @@
-"""Networks that learn block by block."""
+"""Networks of blocks with a local loss each, and the paper's networks by name."""
 
 import copy
 import math
@@ -20,9 +20,9 @@ VGG11B_LAYERS = (128, 128, 128, 256, "M", 256, 512, "M", 512, 512, "M", 512, "M"
 
 
 class LocalNetwork(nn.Module):
-    """Blocks, the local head of each, and a linear output layer.
+    """Blocks, a local head for each, and a linear output layer.
 
-    Heads are made for the real shape of each block's output, which a pass without numbers (on the meta device) finds.
+    Heads are made for the shape of each block's output, which a forward pass on the meta device finds.
 
     Args:
         blocks: Modules that each map a batch to a batch: ``Block``s, or any others. The last one's output is flattened
@@ -54,13 +54,13 @@ class LocalNetwork(nn.Module):
         largest = max(map(math.prod, shapes))
         for block, shape in zip(wrapped, shapes, strict=True):
             if make_head and isinstance(block.body, ConvolutionBody):
-                block.body.frugal = math.prod(shape) == largest  # where most is held at a time
+                block.body.frugal = math.prod(shape) == largest  # the blocks that need the most memory
         self.output = nn.Linear(features, num_classes)
         if make_head:
             nn.init.zeros_(self.output.weight)
 
     def features(self, x: Tensor) -> Tensor:
-        """What the last block hands on, ``(n, D)``, of images ``(n, C, H, W)``."""
+        """Inputs of the output layer, ``(n, D)``, of images ``(n, C, H, W)``."""
         for block in self.blocks:
             x = block.hand_on(block(x), x)
         return x.flatten(1)
@@ -164,7 +164,7 @@ def VGG11B(image_shape: Shape, dropout: float, slope: float, width: float = 1.0)
 
 
 def _average(block: Block) -> Block:
-    """With the average over its whole map as what it hands on."""
+    """The block, which then hands the average over its whole map on."""
     block.after = nn.Sequential(block.after, AverageMap())
     return block
 

@@ -1,7 +1,7 @@
-"""Unlocked training: the blocks are spread over processes, and each is a batch ahead of the next.
+"""Update-unlocked training: the blocks are spread over processes, each of which is a batch ahead of the next.
 
-A block needs nothing of the blocks behind it. So a process that has handed a batch on takes the next one at once, while
-the process behind it still works on what it got. Features and labels go forward, and nothing comes back.
+A block needs nothing from the blocks behind it. So a process takes the next batch as soon as it has sent its features
+and labels on, while the process behind it still works on those. Nothing is sent back.
 """
 
 import copy
@@ -53,13 +53,13 @@ class PipelineStrategy(DDPStrategy):
         super().__init__(**arguments)
         self.blocks = blocks
         self._own: list[range] = []  # the numbers of each stage's blocks
-        self._under_way: list[tuple[Any, Tensor]] = []  # what the next process has not got yet
-        self._apart = False  # whether stages have learnt since their weights came together
+        self._unsent: list[tuple[Any, Tensor]] = []  # messages that the next process has not received yet
+        self._apart = False  # whether stages were updated since their weights were last exchanged
 
     # ---------------------------------------------------------------- placement
 
     def _configure_launcher(self) -> None:
-        """Refuse what cannot be, before any process starts."""
+        """Check the number of processes and blocks before any process starts."""
         processes, blocks = self.num_nodes * self.num_processes, self.blocks
         if processes < 2:
             raise ValueError(f"PipelineStrategy with {processes} process: expected at least 2, so set devices")
@@ -72,7 +72,7 @@ class PipelineStrategy(DDPStrategy):
         super()._configure_launcher()
 
     def configure_ddp(self) -> None:
-        """In the place of DDP's wrapper: give each process its blocks, and all the weights of the first."""
+        """Instead of wrapping the module, give each process its blocks, and all of them the weights of the first."""
         self._own = stages(self.lightning_module, self.world_size, self.blocks)
         broadcast([*self._network.parameters(), *self._network.buffers()], 0)
 
@@ -87,27 +87,26 @@ class PipelineStrategy(DDPStrategy):
         return self._own[self.global_rank]
 
     def _modules(self, stage: int) -> list[nn.Module]:
-        """What a stage trains."""
-        found = [
-            part for number in self._own[stage] for part in (self._network.blocks[number], self._network.heads[number])
-        ]
-        return [*found, self._network.output] if stage == self.world_size - 1 else found
+        """The blocks and heads of a stage, and with the last one the output layer."""
+        network, own = self._network, self._own[stage]
+        output = [network.output] if stage == self.world_size - 1 else []
+        return [*(part for number in own for part in (network.blocks[number], network.heads[number])), *output]
 
     # ---------------------------------------------------------------- what the trainer would do otherwise
 
     def setup(self, trainer: Trainer) -> None:
-        """Keep the trainer from dealing training batches out, and from holding the first stage back."""
+        """Keep the trainer from distributing training batches, and from making the first stage wait for the others."""
         deal_no_training_batches(trainer)
         super().setup(trainer)
 
     def setup_environment(self) -> None:
-        """As always, but the random state stays, so that batches come in the order of a single process."""
+        """Keep the random state, so that batches come in the order that they have in a single process."""
         with isolate_rng():
             super().setup_environment()
 
     @property
     def distributed_sampler_kwargs(self) -> dict[str, Any]:
-        """One share of the training batches, which is everything; in evaluation one for each process."""
+        """All training batches for each process; in evaluation a share for each."""
         assert self.lightning_module is not None
         training = self.lightning_module.trainer.training
         return {"num_replicas": 1, "rank": 0} if training else super().distributed_sampler_kwargs
@@ -115,18 +114,18 @@ class PipelineStrategy(DDPStrategy):
     # ---------------------------------------------------------------- from one batch to the next
 
     def receive(self) -> tuple[Any, Tensor]:
-        """What the process before hands on, and the labels; waits for it."""
+        """The inputs of this process's first block, and the labels; waits for the process before."""
         return receive(self.global_rank - 1, self.root_device)
 
     def send(self, x: Any, y: Tensor) -> None:
-        """Begin to hand on what the last block gave, and the labels; one batch may be under way."""
+        """Begin to send the inputs of the next process's first block, and the labels; waits for the batch before."""
         self._wait()
-        self._under_way = send(x, y, self.global_rank + 1)
+        self._unsent = send(x, y, self.global_rank + 1)
 
     def _wait(self) -> None:
-        for work, _ in self._under_way:
+        for work, _ in self._unsent:
             work.wait()
-        self._under_way = []
+        self._unsent = []
 
     def gather_metrics(self, own: Sequence[Tensor]) -> list[Tensor]:
         """The losses of all blocks, the loss of the output layer and the accuracy, from those of each process."""
@@ -136,19 +135,19 @@ class PipelineStrategy(DDPStrategy):
         return [*metrics.to(own[0].dtype)]
 
     def training_step(self, *arguments: Any, **keywords: Any) -> Any:
-        """The module's; at the end of an epoch and of the training the weights come together for all hooks to see."""
+        """The module's step; at the end of an epoch and of the training, hooks then see the weights of all stages."""
         self._apart = True
-        found = super().training_step(*arguments, **keywords)
+        loss = super().training_step(*arguments, **keywords)
         assert self.lightning_module is not None
         trainer = self.lightning_module.trainer
         if trainer.is_last_batch or trainer.global_step == trainer.max_steps:
-            self._come_together()
-        return found
+            self._exchange_weights()
+        return loss
 
     # ---------------------------------------------------------------- the whole network
 
     @torch.no_grad()
-    def _come_together(self) -> None:
+    def _exchange_weights(self) -> None:
         """Give all processes the weights and statistics of every stage."""
         if self._apart:
             self._wait()
@@ -159,28 +158,28 @@ class PipelineStrategy(DDPStrategy):
 
     def on_validation_start(self) -> None:
         """Evaluate the whole network."""
-        self._come_together()
+        self._exchange_weights()
 
     def on_train_end(self) -> None:
-        """Leave the whole network behind."""
-        self._come_together()
+        """Give every process the whole network."""
+        self._exchange_weights()
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """The whole network's; all processes take part in a checkpoint."""
-        self._come_together()
+        self._exchange_weights()
         return super().lightning_module_state_dict()
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> Any:
-        """The state of all stages, in the first process."""
+        """The optimiser's state, which in the first process is that of all stages."""
         state: Any = super().optimizer_state(optimizer)
-        found: Any = [None] * self.world_size if self.is_global_zero else None
-        distributed.gather_object(move_data_to_device(state["state"], "cpu"), found)
-        if found:
-            state["state"] = dict(sorted(entry for stage in found for entry in stage.items()))
+        gathered: Any = [None] * self.world_size if self.is_global_zero else None
+        distributed.gather_object(move_data_to_device(state["state"], "cpu"), gathered)
+        if gathered:
+            state["state"] = dict(sorted(entry for stage in gathered for entry in stage.items()))
         return state
 
     def load_optimizer_state_dict(self, checkpoint: Any) -> None:
-        """Of the whole state, what belongs to this process."""
+        """Load the part of the state that belongs to this process."""
         super().load_optimizer_state_dict(checkpoint)
         own = {id(p) for module in self._modules(self.global_rank) for p in module.parameters()}
         for optimizer in self.optimizers:
@@ -219,7 +218,7 @@ def stages(module: Any, processes: int, blocks: Sequence[int] | None = None) -> 
 
 
 def multiplications(module: Any) -> list[int]:
-    """What the forward pass of each block costs with its head, and that of the last one with the output layer."""
+    """Multiplications in the forward pass of each block with its head; the output layer counts with the last block."""
     network, costs = module.network, []
     weight = network.output.weight
     x: Any = torch.zeros(2, *module.image_shape, dtype=weight.dtype, device=weight.device)
@@ -236,14 +235,17 @@ def multiplications(module: Any) -> list[int]:
 
 
 def split(costs: Sequence[float], processes: int) -> list[int]:
-    """How many neighbours each process gets, such that the most expensive share costs the least.
+    """Split blocks into stages of neighbours, such that the most expensive stage costs as little as possible.
 
     Args:
-        costs: Of each block.
-        processes: Number of shares, at most the number of blocks.
+        costs: Cost of each block.
+        processes: Number of stages, at most the number of blocks.
+
+    Returns:
+        The number of blocks of each stage.
     """
     sums = [0, *accumulate(costs)]
-    # For the first so many blocks, spread over one, two, ... processes: the most expensive share, and the split.
+    # best[n] is the cost of the most expensive stage, and the split, of the first n blocks over the processes so far.
     best = {end: (sums[end], [end]) for end in range(1, len(sums))}
     for _ in range(processes - 1):
         best = {

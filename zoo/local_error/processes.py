@@ -1,9 +1,9 @@
-"""What the blocks of several processes tell each other: averaged gradients, and samples for the similarity.
+"""Averages of gradients over processes, block by block.
 
-DistributedDataParallel expects one backward pass for each forward pass and holds a block's gradients back until all
-others exist. Updates in the forward sweep have as many backward passes as blocks, and want each one's average while the
-next block computes. So they run with its reduction switched off (Lightning's ``block_backward_sync``), and average by
-themselves, here. DDP still gives all ranks the weights of rank 0 when training begins.
+DistributedDataParallel expects one backward pass for each forward pass, and holds a block's gradients back until all
+others exist. Updates in the forward sweep have a backward pass for each block, whose gradients are to be averaged while
+the next block computes. So DDP's reduction is off during the sweep (Lightning's ``block_backward_sync``), and gradients
+are averaged here. DDP still gives all ranks the weights of rank 0 when training begins.
 """
 
 from collections.abc import Iterable
@@ -13,9 +13,9 @@ from torch import Tensor, distributed, nn
 
 
 class Average:
-    """The average of some tensors over all processes, under way since the object was made.
+    """The average of tensors over all processes, which is computed in the background until `wait`.
 
-    Every process sums in the same order, so all get the same bits.
+    Every process sums in the same order, so all have the same bits.
 
     Args:
         tensors: What to average, in place; the same shapes in the same order on each process.
@@ -37,9 +37,9 @@ class Average:
 
 
 def gradients_and_statistics(modules: Iterable[nn.Module]) -> list[Tensor]:
-    """The gradients of some modules, and their running statistics, which each process gathers from its own batches.
+    """The gradients of modules, and the running statistics of their batch normalisations, all of which are averaged.
 
-    DDP would broadcast rank 0's statistics; here they are averaged with the gradients and cost no message of their own.
+    DDP would broadcast rank 0's statistics; here they go with the gradients and need no message of their own.
     """
     parts = [part for module in modules for part in module.modules()]
     gradients = [p.grad for part in parts for p in part.parameters(recurse=False) if p.grad is not None]

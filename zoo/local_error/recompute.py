@@ -1,7 +1,7 @@
-"""Maps that the backward pass computes again, so that a block holds less.
+"""Feature maps that the backward pass computes again, so that a block holds less memory.
 
-A convolutional block makes ``h = activation(batch_norm(z))``. Its z has to be held anyway, so h is not: it carries what
-makes it again, with the same bits, and the gradients that need h use that.
+A convolutional block computes ``h = activation(batch_norm(z))``. The backward pass needs z anyway. So only z is saved,
+and h is computed again from it, with the same bits, where a gradient needs it.
 """
 
 import math
@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from .deviation import ChannelDeviation, deviation, deviation_gradient
 
-HELD = 0.8  # share of the samples whose convolution is held for the backward pass, in which the others meet it again
+HELD = 0.8  # share of the samples whose convolution is saved for the backward pass, which repeats it for the others
 Make = Callable[..., Tensor]
 
 
@@ -24,7 +24,7 @@ class ConvolutionBody(nn.Sequential):
     """Convolution, batch normalisation, and a ReLU or leaky ReLU.
 
     Attributes:
-        frugal: Whether to hold the normalisation's input only, at the price of normalising twice more.
+        frugal: Whether to save the normalisation's input only, and to normalise twice more in the backward pass.
     """
 
     frugal = False
@@ -34,7 +34,7 @@ class ConvolutionBody(nn.Sequential):
         parts: Any = self
         convolution, norm, activation = parts
         z = convolution(x)
-        # What others put in their places, such as Lightning's batch normalisation over all processes, is left alone.
+        # Other layers in their places, such as batch normalisation over all processes, save what they need themselves.
         known = type(norm) is nn.BatchNorm2d and type(activation) in (nn.ReLU, nn.LeakyReLU)
         if not self.frugal or not known or not norm.training or not z.requires_grad:
             return activation(norm(z))
@@ -95,11 +95,11 @@ class _ConvolvedDeviation(torch.autograd.Function):
             if number:
                 convolved = functional.conv2d(piece, weight, padding=1)
             outer = deviation_gradient(convolved, own, wanted)
-            found = torch.ops.aten.convolution_backward(
+            piece_gradient, part, _ = torch.ops.aten.convolution_backward(
                 outer, piece, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, False]
             )
-            piece.copy_(found[0])  # the gradient takes its place
-            weight_gradient += found[1]
+            piece.copy_(piece_gradient)  # in the memory of h, which is no longer needed
+            weight_gradient += part
         return hidden, weight_gradient, None, None
 
 
@@ -107,7 +107,7 @@ def convolved_deviation(hidden: Tensor, convolution: nn.Conv2d) -> Tensor:
     """The standard deviation of each channel of a convolution's output; see ``ChannelDeviation``.
 
     Args:
-        hidden: ``(n, C, H, W)``. If a frugal block made it, it is not held, and the convolution's output is held for
+        hidden: ``(n, C, H, W)``. If a frugal block made it, it is not saved, and the convolution's output is saved for
             ``HELD`` of the samples only.
         convolution: From C to K channels, 3x3, with padding 1 and no bias.
 
@@ -120,7 +120,7 @@ def convolved_deviation(hidden: Tensor, convolution: nn.Conv2d) -> Tensor:
 
 
 class AveragePooling(nn.AvgPool2d):
-    """Average pooling that holds nothing: of its input the backward pass needs the shape only."""
+    """Average pooling that saves nothing: its backward pass needs only the shape of its input."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Pooled maps of maps ``(n, C, H, W)``."""

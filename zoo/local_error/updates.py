@@ -7,8 +7,8 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 
-from ..shared.batches import check_labelled_batch
-from ..shared.schedules import check_is_due, log_training, logs_now
+from ..shared.losses import accuracy
+from ..shared.schedules import check_classifier_batch, log_training, logs_now
 from .pipeline import PipelineStrategy
 from .processes import Average, gradients_and_statistics
 
@@ -52,12 +52,10 @@ class Updates:
         Raises:
             ValueError: For a batch of other images or labels.
         """
-        pipeline, (x, y) = self.pipeline, batch
-        if pipeline and pipeline.global_rank:
-            return pipeline.receive()
-        if check_is_due(self.module, batch_idx, x):
-            check_labelled_batch(x, y, self.module.image_shape, self.module.hparams["num_classes"])
-        return x, y
+        if self.pipeline and self.pipeline.global_rank:
+            return self.pipeline.receive()
+        check_classifier_batch(self.module, batch, batch_idx)
+        return batch
 
     def hand_over(self, number: int, x: Any, y: Tensor) -> None:
         """Send the inputs of the next block, and the labels, if that block belongs to another process."""
@@ -132,10 +130,10 @@ class Updates:
         """
         if not logs_now(self.module.trainer):  # in a pipeline, processes wait for each other here
             return
-        metrics = losses if logits is None else [*losses, (logits.argmax(1) == y).float().mean()]
-        *losses, accuracy = self.pipeline.gather_metrics(metrics) if self.pipeline else metrics
+        metrics = losses if logits is None else [*losses, accuracy(logits, y)]
+        *losses, right = self.pipeline.gather_metrics(metrics) if self.pipeline else metrics
         names = [*(f"block_{number}" for number in range(len(losses) - 1)), "output"]
-        log_training(self.module, **dict(zip(names, losses, strict=True)), loss=torch.stack(losses).sum(), acc=accuracy)
+        log_training(self.module, **dict(zip(names, losses, strict=True)), loss=torch.stack(losses).sum(), acc=right)
 
     def check_trainer(self) -> None:
         """Check that a trainer asks for nothing that updates in the forward sweep cannot do.

@@ -32,6 +32,11 @@ def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, 
     )
 
 
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Share of the rows of logits ``(B, K)`` whose largest one is that of the label ``(B,)``; a scalar."""
+    return (logits.argmax(1) == labels).float().mean()
+
+
 def class_indices(logits: Tensor, labels: Tensor) -> Tensor:
     """Labels in the dtype that torch wants. Only shapes and dtypes are checked, which costs nothing.
 

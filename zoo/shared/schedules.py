@@ -8,6 +8,8 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from .batches import check_labelled_batch, check_regression_batch
+
 
 def logs_now(trainer: Any) -> bool:
     """Whether loggers keep the metrics of the current batch: of each n-th, for ``log_every_n_steps`` n; of none for 0.
@@ -37,6 +39,26 @@ def check_is_due(module: LightningModule, batch_idx: int, x: Tensor) -> bool:
         x: Any tensor of the batch.
     """
     return not x.is_cuda or batch_idx == 0 or logs_now(module.trainer)
+
+
+def check_classifier_batch(module: Any, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    """Check the training batch ``(x, y)`` of a classifier, when that is due.
+
+    Raises:
+        ValueError: For images of another shape, NaN or infinite pixels, or labels out of range.
+    """
+    if check_is_due(module, batch_idx, batch[0]):
+        check_labelled_batch(*batch, module.image_shape, module.hparams["num_classes"])
+
+
+def check_regressor_batch(module: Any, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    """Check the training batch ``(x, y)`` of a regressor, when that is due.
+
+    Raises:
+        ValueError: For features or labels of another shape, NaN or infinity.
+    """
+    if check_is_due(module, batch_idx, batch[0]):
+        check_regression_batch(*batch, module.hparams["num_features"])
 
 
 @torch.compiler.disable  # the bookkeeping of logs would be compiled for each number of steps

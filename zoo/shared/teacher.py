@@ -1,6 +1,7 @@
 """Teachers: trained modules in checkpoints, from which a student learns without changing them."""
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,48 @@ from torch import Tensor
 
 from .checkpoints import check_arguments, imported, read_checkpoint
 from .private_names import CLASS_PATH
+
+
+class Teacher:
+    """A trained module that a student learns from: frozen, in evaluation mode, and no part of the student.
+
+    A plain object holds it, because a child module would be trained, moved and saved with the student.
+
+    Attributes:
+        module: The trained module from the start to the end of a fit, else None.
+    """
+
+    module: Any = None
+
+    def read(
+        self, student: LightningModule, example: str, inputs: Sequence[int], outputs: Sequence[int], *same: str
+    ) -> None:
+        """Load the checkpoint that a student's arguments ``teacher`` and ``teacher_class`` name, and try it.
+
+        Args:
+            student: The module that learns; the teacher moves to its device and precision.
+            example: Name of a model that could be the teacher, for the message when there is none.
+            inputs: Shape of one input.
+            outputs: Shape of what the teacher's ``forward`` should give for one input.
+            *same: Hyper-parameters that the teacher should share if it has them.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: There is no teacher, or it is damaged, or made for other data.
+        """
+        h: Any = student.hparams
+        teacher = load_teacher(h.teacher, h.teacher_class, example)
+        check_teacher(teacher, h.teacher, torch.zeros(2, *inputs), (2, *outputs), **{name: h[name] for name in same})
+        self.module = teacher.to(device=student.device, dtype=student.dtype)
+
+    def drop(self) -> None:
+        """Release the module."""
+        self.module = None
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor) -> Any:
+        """The teacher's outputs, without gradient."""
+        return self.module(x)
 
 
 def load_teacher(path: str | None, class_path: str | None, example: str) -> LightningModule:

@@ -58,7 +58,9 @@ class Boosted(NamedTuple):
             for tree, score in enumerate(scores):
                 node = np.zeros(len(codes), np.int64)
                 for level in LEVELS:
-                    node = 2 * node + _goes_right(values, columns[tree, level], thresholds[tree, level], node)
+                    splits = zip(columns[tree, level], thresholds[tree, level], strict=True)
+                    goes_right = np.stack([values[column] > threshold for column, threshold in splits])
+                    node = 2 * node + goes_right[node, np.arange(len(node))]
                 score += leaves[tree, node]
         if len(scores) == 1:
             return self.classes[(scores[0] > 0).astype(int)]
@@ -185,9 +187,3 @@ def _best_split(
     place = int(gain[column].argmax())
     below, above = values[column, group[column, place : place + 2]]
     return column, place + 1, (below + above) / 2, float(most)
-
-
-def _goes_right(values: np.ndarray, column: np.ndarray, threshold: np.ndarray, node: np.ndarray) -> np.ndarray:
-    """Whether each sample goes right at its node (n,) of one level, whose nodes have these columns and thresholds."""
-    sides = np.stack([values[c] > t for c, t in zip(column, threshold, strict=True)])
-    return sides[0] if len(sides) == 1 else sides[node, np.arange(len(node))]

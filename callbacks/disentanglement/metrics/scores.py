@@ -38,36 +38,34 @@ class Material(NamedTuple):
 
     Attributes:
         split: For all metrics but those of the next three attributes.
-        points: Training and test points of the BetaVAE score.
-        votes: Training and test votes of the FactorVAE score.
+        points: Training and test points of the BetaVAE score; empty where it is not computed.
+        votes: Training and test votes of the FactorVAE score; empty where it is not computed.
         tasks: Samples for downstream tasks, by the number of training samples.
         fit_trees: How boosted trees are fitted.
         seed: Seed of whatever is random in a classifier.
     """
 
     split: Split
-    points: tuple[Points, Points] | None
-    votes: tuple[Points, Points] | None
+    points: tuple[Points, ...]
+    votes: tuple[Points, ...]
     tasks: Mapping[int, Split]
     fit_trees: FitTrees = fit_boosted
     seed: int = 0
 
     def columns(self, latents: slice) -> "Material":
         """Return the same samples, points and votes with some of the latents."""
-        pairs: dict[str, Any] = {"points": self.points, "votes": self.votes}
-        pairs = {name: pair and tuple(part.columns(latents) for part in pair) for name, pair in pairs.items()}
+        points, votes = (tuple(part.columns(latents) for part in pair) for pair in (self.points, self.votes))
         tasks = {size: split.columns(latents) for size, split in self.tasks.items()}
-        return self._replace(split=self.split.columns(latents), tasks=tasks, **pairs)
+        return self._replace(split=self.split.columns(latents), points=points, votes=votes, tasks=tasks)
 
 
 def _beta_vae(material: Material) -> Scores:
-    assert material.points is not None  # made where this metric is asked for
     return {"beta_vae": beta_vae_score(*material.points)}, {}
 
 
 def _factor_vae(material: Material) -> Scores:
-    assert material.votes is not None  # made where this metric is asked for
-    votes = factor_vae_score(*material.votes, material.split.codes.var(0, ddof=1, dtype=np.float64))
+    train, test = material.votes
+    votes = factor_vae_score(train, test, material.split.codes.var(0, ddof=1, dtype=np.float64))
     return {"factor_vae": votes.test, "factor_vae_active": float(votes.num_active)}, {}
 
 

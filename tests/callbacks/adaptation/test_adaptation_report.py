@@ -132,7 +132,7 @@ def test_what_checkpoints_and_early_stopping_went_by_is_kept(tmp_path):
 
 def test_the_report_says_so_where_the_oracle_chose():
     def shown(*monitors):
-        return adaptation_section({"a": {"adaptation": adaptation_results(monitors)}}, Figures())
+        return adaptation_section({"a": {"adaptation": adaptation_results(monitors) | {"pca": {}}}}, Figures())
 
     page = shown("oracle/val_acc", "validator/snd")
     assert "Careful: the training went by oracle/val_acc, so labels of the target were used for a choice." in page

@@ -137,9 +137,8 @@ def test_the_domain_regions_are_split_at_one_half():
     assert legend == ["source, class 0", "source, class 1", "target", "taken for source", "taken for target"]
 
 
-@pytest.mark.parametrize("names", [("DANN",), ("NN", "DANN")])
-def test_nothing_in_the_figure_is_cut_off_or_drawn_over_another_thing(names):
-    _, figure = figure_of(*names)
+def test_nothing_in_the_figure_is_cut_off_or_drawn_over_another_thing():
+    _, figure = figure_of("NN", "DANN")
     renderer = FigureCanvasAgg(figure).get_renderer()
     boxes = [axes.get_tightbbox(renderer) for axes in figure.axes]
     boxes += [figure.legends[0].get_window_extent(renderer)]

@@ -28,7 +28,8 @@ def evaluated(module=None, data=None, metrics=CHEAP, trainer=None, **options):
 
 def test_all_metrics_of_both_representations_are_logged_by_name():
     with few_stages():
-        results, trainer = evaluated(data=FactorImages((2, 3)), metrics=tuple(SCORES), downstream_sizes=(10, 30))
+        sizes = {"num_train": 60, "num_test": 40, "downstream_sizes": (10, 30)}
+        results, trainer = evaluated(data=FactorImages((2, 3)), metrics=tuple(SCORES), **sizes)
     expected = {
         *("beta_vae", "factor_vae", "factor_vae_active", "mig", "mig_corrected", "modularity", "modularity_corrected"),
         *("explicitness", "sap", "sap_continuous", "irs", "irs_corrected"),

@@ -5,6 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from examples import examples
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.linalg import sqrtm
@@ -133,6 +134,7 @@ SCORES = {
 
 
 @pytest.mark.parametrize("name", SCORES)
+@examples(20)
 @given(case=codes_and_factors(), random=st.randoms(use_true_random=False))
 def test_scores_of_any_codes_are_in_range_and_know_no_order_of_samples_latents_or_factors(name, case, random):
     score, (codes, factors) = SCORES[name], case
@@ -152,6 +154,7 @@ def test_scores_of_any_codes_are_in_range_and_know_no_order_of_samples_latents_o
 
 
 @pytest.mark.parametrize("name", [name for name in SCORES if "SAP" not in name])
+@examples(20)
 @given(case=codes_and_factors(st.integers(-8, 8).map(float)), scale=st.sampled_from([2.0**-90, 2.0**-3, 2.0**90]))
 def test_scores_do_not_depend_on_the_unit_of_the_codes(name, case, scale):
     codes, factors = case
@@ -160,6 +163,7 @@ def test_scores_do_not_depend_on_the_unit_of_the_codes(name, case, scale):
 
 
 @pytest.mark.parametrize("name", ["mig", "corrected MIG", "modularity", "corrected modularity", "IRS"])
+@examples(20)
 @given(case=codes_and_factors(), names=st.permutations([-7, 0, 3, 120]))
 def test_scores_of_classes_do_not_depend_on_the_names_of_the_values(name, case, names):
     codes, factors = case

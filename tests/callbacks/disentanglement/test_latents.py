@@ -301,7 +301,7 @@ def found_by(folder, devices, number):
     return [dict(np.load(folder / f"{rank}.npz")) for rank in range(devices)]
 
 
-@pytest.mark.parametrize("number", [16, 3])
+@pytest.mark.parametrize("number", [16, pytest.param(3, marks=pytest.mark.long)])
 def test_several_processes_draw_the_images_of_the_first_and_add_up_what_all_saw(tmp_path, monkeypatch, number):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.delenv("MASTER_PORT", raising=False)

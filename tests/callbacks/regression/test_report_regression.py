@@ -8,9 +8,8 @@ import pytest
 import torch
 from evaluation_toys import QUIET
 from lightning.pytorch import Trainer
-from pages import Page, undrawn
 from regression_toys import Regressor, Table, histogram, laplace, normal, run_test
-from report_records import run_record
+from report_records import Page, run_record, undrawn
 
 from callbacks import RegressionCalibration, Report
 from callbacks.report import load_record, render

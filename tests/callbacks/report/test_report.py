@@ -4,8 +4,7 @@ import re
 
 import pytest
 import torch
-from pages import Page, undrawn
-from report_records import calibration_results, history, run_record
+from report_records import Page, calibration_results, history, run_record, undrawn
 
 from callbacks.calibration.figures import reliability_figure
 from callbacks.calibration.report import ece_error

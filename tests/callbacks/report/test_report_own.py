@@ -8,8 +8,7 @@ import torch
 from evaluation_toys import QUIET, Data, ToyClassifier, labelled
 from lightning.pytorch import Callback, Trainer
 from matplotlib.figure import Figure
-from pages import Page, undrawn
-from report_records import run_record
+from report_records import Page, run_record, undrawn
 
 from callbacks import CalibrationEvaluation, Report
 from callbacks.report import load_record, render

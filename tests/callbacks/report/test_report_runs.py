@@ -4,7 +4,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger
-from pages import Page, undrawn
+from report_records import Page, undrawn
 from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks import CalibrationEvaluation, OODEvaluation, Randomness, Report, SampleGrid

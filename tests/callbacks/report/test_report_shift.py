@@ -5,8 +5,7 @@ import json
 
 import pytest
 from evaluation_toys import ShiftedData, run_test
-from pages import Page, undrawn
-from report_records import calibration_results, ood_results, run_record
+from report_records import Page, calibration_results, ood_results, run_record, undrawn
 
 from callbacks import CalibrationEvaluation, OODEvaluation, Report
 from callbacks.ood.figures import set_styles

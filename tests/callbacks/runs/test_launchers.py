@@ -1,9 +1,10 @@
 """Real processes of real launchers: torchrun on one node and on two, Lightning's own, and what is left when one fails.
 
-Each process imports torch and Lightning, which takes seconds: one launcher of each kind in the short suite, all that
-could be combined behind the marker ``long``.
+Each process imports torch and Lightning, which takes ten seconds of a core: one launcher in the short suite, beside
+processes that are forked, and all that could be combined behind the marker ``long``.
 """
 
+import contextlib
 import os
 import subprocess
 import time
@@ -11,9 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from child_runs import Child, command
+from child_runs import ROOT, Child, command, commands, free_port
 from command_lines import refused
-from launchers import ROOT, commands
 
 pytestmark = pytest.mark.slow
 QUICK = [
@@ -65,13 +65,16 @@ class Fail(Callback):
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "failing.py").write_text(FAILING)
+    monkeypatch.syspath_prepend(tmp_path)  # for forked processes
     return tmp_path
 
 
 def launch(folder: Path, launcher: str, *args: str, limit: float = 200) -> tuple[list[int], str, float]:
     """Exit status of each command, what the terminal shows, and when the last of all processes had ended."""
+    if launcher == "forked":
+        return launch_forked(folder, *args)
     own = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": "lo"}
     environment = os.environ | own | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)])}
     with (folder / "terminal").open("w") as terminal:
@@ -91,6 +94,17 @@ def launch(folder: Path, launcher: str, *args: str, limit: float = 200) -> tuple
     shown = (folder / "terminal").read_text()
     assert left == [], f"still alive after {limit} s:\n{shown}"
     return [process.wait() for process in started], shown, ended
+
+
+def launch_forked(folder: Path, *args: str) -> tuple[list[int], str, float]:
+    """The processes that torchrun would start, without torchrun and without their imports."""
+    ranks = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "none"}
+    ranks |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    run = [*args, "--trainer.devices=2", "--trainer.strategy=ddp"]
+    with contextlib.chdir(folder):
+        children = [Child(command, *run, **ranks, RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1")]
+        ended = [child.end() for child in children]
+    return [status for status, _ in ended], ended[-1][1], time.time()
 
 
 def alive(process: subprocess.Popen[bytes]) -> bool:
@@ -116,21 +130,19 @@ BARE += ["--trainer.callbacks.filename=last", "--trainer.callbacks.save_on_train
 @pytest.mark.parametrize(
     "launcher", ["torchrun", *(pytest.param(name, marks=pytest.mark.long) for name in ("lightning", "two nodes"))]
 )
-def test_launchers_train_the_same_weights(folder, launcher, monkeypatch):
+def test_launchers_train_the_same_weights(folder, launcher):
     arguments = ["fit", "--model=Classifier", *QUICK, *BARE]
+    found = []
     for name in ("forked", launcher):
         (folder / name).mkdir()
-    monkeypatch.chdir(folder / "forked")  # two processes that need not import anything
-    status, shown = Child(command, *arguments, "--trainer.devices=2", "--trainer.strategy=ddp_fork").end()
-    assert status == 0, shown
-    statuses, shown, _ = launch(folder / launcher, launcher, *arguments)
-    assert set(statuses) == {0}, shown
-    launched = weights(folder / launcher)
-    assert all(torch.equal(value, launched[key]) for key, value in weights(folder / "forked").items())
+        status, shown, _ = launch(folder / name, name, *arguments)
+        assert set(status) == {0}, shown
+        found.append(weights(folder / name))
+    assert all(torch.equal(value, found[1][key]) for key, value in found[0].items())
 
 
 ALONE = ["--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto"]
-FAILURES = [(launcher, stage, stage) for launcher in LAUNCHERS for stage in ("fit", "test")]
+FAILURES = [(launcher, stage, stage) for launcher in ("forked", *LAUNCHERS) for stage in ("fit", "test")]
 FAILURES += [("lightning", "fit", moment) for moment in ("setup", "start", "sanity", "validation", "epoch", "save")]
 FAILURES += [("lightning", "validate", "validation")]
 
@@ -138,7 +150,7 @@ FAILURES += [("lightning", "validate", "validation")]
 @pytest.mark.parametrize(
     ("launcher", "stage", "moment", "rank"),
     [
-        pytest.param(*each, rank, marks=[] if (*each, rank) == ("lightning", "fit", "fit", 0) else pytest.mark.long)
+        pytest.param(*each, rank, marks=[] if (*each, rank) == ("forked", "fit", "fit", 0) else pytest.mark.long)
         for each in FAILURES
         for rank in (0, 1)
     ],

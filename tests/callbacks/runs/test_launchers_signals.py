@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from launchers import ROOT, commands
+from child_runs import ROOT, commands
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(400)]  # 150 to start on a busy machine
 

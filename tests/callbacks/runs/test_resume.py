@@ -107,11 +107,13 @@ VALIDATIONS = {"filename": "{step}", "save_top_k": -1, "save_on_train_epoch_end"
 @pytest.mark.parametrize(
     ("saved", "name", "arguments"),
     [
-        (EPOCHS, "epoch=0.ckpt", {}),
-        (EPOCHS, "epoch=0.ckpt", {"max_epochs": -1, "max_steps": 8}),
-        (EPOCHS, "epoch=1.ckpt", {"max_epochs": -1, "max_steps": 8, "limit_val_batches": 0}),
+        pytest.param(EPOCHS, "epoch=0.ckpt", {}, marks=pytest.mark.long),
+        pytest.param(EPOCHS, "epoch=0.ckpt", {"max_epochs": -1, "max_steps": 8}, marks=pytest.mark.long),
+        pytest.param(
+            EPOCHS, "epoch=1.ckpt", {"max_epochs": -1, "max_steps": 8, "limit_val_batches": 0}, marks=pytest.mark.long
+        ),
         (EPOCHS, "last-mid-epoch.ckpt", {"max_epochs": -1, "max_steps": 8}),
-        (VALIDATIONS, "step=3.ckpt", {}),
+        pytest.param(VALIDATIONS, "step=3.ckpt", {}, marks=pytest.mark.long),
         (VALIDATIONS, "step=2.ckpt", {"limit_train_batches": 4, "val_check_interval": 2, "max_epochs": 2}),
         (EPOCHS, "last-mid-epoch.ckpt", {"limit_train_batches": 4, "accumulate_grad_batches": 2, "every_n_batches": 3}),
         (EPOCHS, "last-mid-epoch.ckpt", {"limit_train_batches": 6, "val_check_interval": 4, "every_n_batches": 10}),

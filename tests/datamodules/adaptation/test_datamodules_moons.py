@@ -6,15 +6,11 @@ from itertools import chain
 import numpy as np
 import pytest
 import torch
-from data_sets import Recorder, trainer
+from data_sets import IN_A_FORK, Recorder, trainer
 
 import train
 from callbacks import Randomness
 from datamodules import MoonsDataModule
-
-IN_A_FORK = pytest.mark.skipif(
-    torch.cuda.is_available(), reason="pinned memory cannot be used in a fork after CUDA has begun"
-)
 
 
 class Both(Recorder):

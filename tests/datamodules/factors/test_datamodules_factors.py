@@ -1,49 +1,17 @@
-"""Data with known factors: draws, variants of the sprites, several processes, resuming, bad input."""
+"""Data with known factors: what it offers, draws of training, validation and test, processes, arguments refused."""
 
 import json
 from itertools import chain
 
-import numpy as np
 import pytest
 import torch
-from data_sets import Recorder, trainer
-from PIL import Image
+from data_sets import IN_A_FORK, Recorder, trainer
+from sprite_draws import VARIANTS, picture_of_places, run, seeded, sprite_of, stacked
 
 from callbacks import Randomness
 from datamodules import SpritesDataModule
 from datamodules.factors import render as sprites
 from datamodules.factors.base import FactorDataModule
-
-VARIANTS = ("color", "noisy", "scream")
-IN_A_FORK = pytest.mark.skipif(
-    torch.cuda.is_available(), reason="pinned memory cannot be used in a fork after CUDA has begun"
-)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def run(data, epochs=1, **arguments):
-    """The training batches, a list for each epoch."""
-    module = Recorder()
-    runner = trainer(**{"num_sanity_val_steps": 0, "limit_val_batches": 0} | arguments)
-    runner.fit_loop.max_epochs = epochs
-    runner.fit(module, data)
-    steps = module.seen["train"]
-    size = len(steps) // epochs
-    return [steps[start : start + size] for start in range(0, len(steps), size)]
-
-
-def stacked(batches):
-    return tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
-
-
-def sprite_of(factors):
-    return sprites.render(factors)[:, None]
-
-
-# --- what it offers ---
 
 
 @pytest.mark.parametrize(
@@ -98,9 +66,6 @@ def test_images_of_leaves_the_generator_alone_where_images_follow_from_the_facto
     assert torch.equal(generator.get_state(), seeded().get_state())
 
 
-# --- training draws ---
-
-
 def test_training_draws_with_replacement_from_all_combinations_new_ones_in_each_epoch():
     torch.manual_seed(0)
     data = SpritesDataModule(factor_steps=[3, 6, 10, 8, 8], batch_size=64, images_per_epoch=3_200)
@@ -136,9 +101,6 @@ def test_overfitting_repeats_the_same_factors():
     factors = [[part[1] for part in steps] for steps in epochs]
     assert [len(epoch) for epoch in factors] == [2, 2]
     assert all(torch.equal(*pair) for pair in zip(*factors, strict=True))
-
-
-# --- validation and test ---
 
 
 def evaluated(data, stage):
@@ -180,97 +142,6 @@ def test_prediction_is_on_the_test_images():
     assert torch.equal(next(iter(found))[0], next(iter(expected))[0])
 
 
-# --- the variants ---
-
-
-def test_a_coloured_sprite_has_one_colour_of_at_least_a_half_on_black():
-    data = SpritesDataModule("color")
-    factors = data.sample_factors(400, seeded())
-    x, on = (data.images_of(factors, seeded()) + 1) / 2, sprite_of(factors).expand(-1, 3, -1, -1)
-    assert x[~on].abs().max() == 0
-    colour = x.amax((2, 3))
-    assert torch.equal(torch.where(on, colour[:, :, None, None], 0.0), x)
-    assert colour.min() >= 0.5
-    assert colour.max() <= 1
-    ranks = colour.flatten().sort().values
-    assert (ranks - torch.linspace(0.5, 1, 1200)).abs().max() < 0.03  # Kolmogorov-Smirnov
-    assert (torch.corrcoef(colour.T) - torch.eye(3)).abs().max() < 0.2
-
-
-def test_a_noisy_image_has_a_white_sprite_and_uniform_noise_in_each_pixel_and_channel():
-    data = SpritesDataModule("noisy")
-    factors = data.sample_factors(30, seeded())
-    x, on = (data.images_of(factors, seeded()) + 1) / 2, sprite_of(factors).expand(-1, 3, -1, -1)
-    assert x[on].min() == 1
-    noise = x[~on].sort().values
-    assert (noise - torch.linspace(0, 1, len(noise))).abs().max() < 0.006
-    assert noise.max() < 1
-    channels = x.masked_select(~on).view(-1)
-    assert torch.corrcoef(torch.stack([channels[:-1], channels[1:]]))[0, 1].abs() < 0.01
-    red, green = x[:, 0], x[:, 1]
-    assert torch.corrcoef(torch.stack([red[~on[:, 0]], green[~on[:, 0]]]))[0, 1].abs() < 0.01
-    assert len(noise.unique()) > 50_000
-
-
-def picture_of_places(path, rows, columns):
-    """A picture whose red is its row and whose green is its column; blue is 0."""
-    pixels = np.zeros((rows, columns, 3), np.uint8)
-    pixels[..., 0], pixels[..., 1] = np.arange(rows)[:, None], np.arange(columns)
-    Image.fromarray(pixels).save(path)
-    return str(path)
-
-
-def test_a_scream_image_is_half_a_part_of_the_picture_and_half_a_colour_with_the_sprite_as_its_negative(tmp_path):
-    data = SpritesDataModule("scream", background=picture_of_places(tmp_path / "a.png", 70, 90))
-    factors = data.sample_factors(500, seeded())
-    x, on = (data.images_of(factors, seeded()) + 1) / 2, sprite_of(factors).expand(-1, 3, -1, -1)
-    background = torch.where(on, 1 - x, x)
-    part = (background - background[:, :, :1, :1]) * 2 * 255  # without the shift: places in the window
-    step = torch.arange(64.0)
-    expected = torch.stack([step[:, None].expand(64, 64), step.expand(64, 64), torch.zeros(64, 64)])
-    assert (part - expected).abs().max() < 1e-3
-    shift = background[:, 2, 0, 0] * 2
-    assert (shift.sort().values - torch.linspace(0, 1, 500)).abs().max() < 0.08
-
-
-def test_the_parts_of_the_picture_are_uniform_over_all_places_but_the_last(tmp_path):
-    path = picture_of_places(tmp_path / "a.png", 67, 66)
-    picture = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1).contiguous()
-    zero = torch.full((3000, 64, 64), -1.0)
-    x = (sprites.over_picture(zero, picture, seeded()) + 1) / 2
-    draws = seeded()
-    tops, lefts = (torch.randint(count, (3000,), generator=draws) for count in (3, 2))
-    shift = torch.rand(3000, 3, generator=draws)
-    corner = x[:, :, 0, 0] * 2 - shift
-    assert (corner[:, 0] * 255 - tops).abs().max() < 1e-3
-    assert (corner[:, 1] * 255 - lefts).abs().max() < 1e-3
-    assert torch.bincount(tops * 2 + lefts).min() > 400
-
-
-def test_the_default_picture_is_a_photograph_of_scikit_learn_shrunk_as_the_study_shrinks_its_painting():
-    data = SpritesDataModule("scream")
-    data.setup("fit")
-    assert data._picture.shape == (3, 234, 350)
-    assert data._picture.float().std() > 40
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_nuisances_are_drawn_anew_for_every_access_and_follow_the_generator(variant):
-    data, generator = SpritesDataModule(variant, batch_size=16, images_per_epoch=16), seeded()
-    factors = data.sample_factors(1, seeded()).expand(2, -1)
-    first, second = data.images_of(factors, generator), data.images_of(factors, generator)
-    images = [*first, *second]
-    assert all(not torch.equal(a, b) for i, a in enumerate(images) for b in images[:i])
-    assert torch.equal(first, data.images_of(factors, seeded()))
-    data.factor_sizes = (1, 1, 1, 1, 1)
-    epochs = run(data, epochs=2)
-    images = [x for steps in epochs for batch, _ in steps for x in batch]
-    assert len({image.numpy().tobytes() for image in images}) == 32
-
-
-# --- a smaller grid ---
-
-
 def test_factor_steps_keep_every_kth_value_and_number_them_anew():
     data, full = SpritesDataModule(factor_steps=[1, 1, 4, 2, 2]), SpritesDataModule()
     assert data.factor_sizes == (3, 6, 10, 16, 16)
@@ -280,9 +151,6 @@ def test_factor_steps_keep_every_kth_value_and_number_them_anew():
     steps = torch.tensor([1, 1, 4, 2, 2])
     assert torch.equal(data.images_of(factors, seeded()), full.images_of(factors * steps, seeded()))
     assert SpritesDataModule(factor_steps=[2, 6, 7, 31, 32]).factor_sizes == (2, 1, 6, 2, 1)
-
-
-# --- several processes, resuming ---
 
 
 class Draws(Recorder):
@@ -332,9 +200,6 @@ def test_a_resumed_run_goes_on_with_the_images_it_would_have_had(devices, tmp_pa
     assert fit(3, tmp_path / "2.ckpt") == [rank[2 * steps :] for rank in whole]
 
 
-# --- data of a user's own ---
-
-
 class Planes(FactorDataModule):
     """Images of one grey."""
 
@@ -353,9 +218,6 @@ def test_a_users_own_data_need_sizes_names_and_one_function():
         Planes().images_of(torch.tensor([[0, 2]]), seeded())
     with pytest.raises(NotImplementedError, match="FactorDataModule must override draw"):
         FactorDataModule().draw(torch.zeros(1, 2), seeded())
-
-
-# --- bad input ---
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from data_sets import Numbered, Recorder, as_bytes, trainer
+from data_sets import IN_A_FORK, Numbered, Recorder, as_bytes, trainer
 from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,9 +17,6 @@ from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler, 
 from datamodules import DigitsDataModule, ImageFolderDataModule, SemiSupervisedDataModule
 from datamodules.images.class_limited import ClassLimitedBatchSampler
 
-IN_A_FORK = pytest.mark.skipif(
-    torch.cuda.is_available(), reason="pinned memory cannot be used in a fork after CUDA has begun"
-)
 HUNDRED = torch.arange(50_000) % 100
 GOOD = {"labels": torch.arange(40) % 4, "batch_size": 10, "classes_per_batch": 2}
 

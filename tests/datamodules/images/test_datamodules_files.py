@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision.datasets as published
-from image_files import drawn, write_cifar, write_mnist, write_stl10, write_svhn, write_usps
+from data_sets import drawn, write_cifar, write_mnist, write_stl10, write_svhn, write_usps
 from PIL import Image
 
 from datamodules import (

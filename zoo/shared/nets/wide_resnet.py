@@ -6,6 +6,9 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..arguments import check_choice
+from .dropout import Dropout
+
 Norm = Literal["none", "batch", "instance", "layer"]
 
 _NORMS: dict[str, Callable[[int], nn.Module]] = {
@@ -23,7 +26,7 @@ class _Block(nn.Module):
         super().__init__()
         make_norm = _NORMS[norm]
         self.residual = nn.Sequential(
-            make_norm(inputs), nn.LeakyReLU(0.2), nn.Conv2d(inputs, outputs, 3, padding=1), nn.Dropout(dropout),
+            make_norm(inputs), nn.LeakyReLU(0.2), nn.Conv2d(inputs, outputs, 3, padding=1), Dropout(dropout),
             make_norm(outputs), nn.LeakyReLU(0.2, inplace=True), nn.Conv2d(outputs, outputs, 3, stride, padding=1),
         )  # fmt: skip
         # The shortcut takes the raw block input, before norm and activation.
@@ -43,7 +46,7 @@ class WideResNet(nn.Module):
     Args:
         image_shape: ``(channels, height, width)``.
         num_classes: Number of logits.
-        depth: ``6 n + 4`` layers, n blocks in each of three stages.
+        depth: Number of layers, ``6 n + 4`` with n blocks in each of three stages.
         width: Multiplier of the 16, 32 and 64 channels of the stages.
         norm: ``none``, ``batch``, ``instance`` (affine) or ``layer`` (group norm with one group).
         dropout: Probability after the first convolution of each block.
@@ -64,8 +67,7 @@ class WideResNet(nn.Module):
         super().__init__()
         if depth < 10 or (depth - 4) % 6:
             raise ValueError(f"depth is {depth}; a wide ResNet has 6 n + 4 layers: 10, 16, 22, 28, 40")
-        if norm not in _NORMS:
-            raise ValueError(f"norm is {norm!r}; expected one of {', '.join(_NORMS)}")
+        check_choice("norm", norm, [*_NORMS])
         channels = 16
         layers: list[nn.Module] = [nn.Conv2d(image_shape[0], channels, 3, padding=1)]
         for stage, stride in enumerate((1, 2, 2)):

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from callbacks.shared.modes import evaluation_mode
+from callbacks.shared.random_state import evaluation_mode
 
 
 def test_every_part_is_back_in_its_own_mode_and_gradients_are_off_inside_even_after_an_error():
