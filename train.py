@@ -72,8 +72,8 @@ class ZooCLI(LightningCLI):
         given, self.flags = spell_out([str(arg) for arg in (sys.argv[1:] if args is None else args)], NAMES)
         at = 1 if given and given[0] in self.subcommands() else 0
         self.config = parser.parse_args([*given[:at], *starting_points(self.flags), *given[at:]])
-        # Lightning would take the module's class from the checkpoint, and import what its arguments name
-        self.ckpt_path = self.config[given[0]].pop("ckpt_path") if at else None
+        subcommand = self.config.get("subcommand")  # hidden, or Lightning imports what the checkpoint's arguments name
+        self.ckpt_path = self.config[subcommand].pop("ckpt_path") if subcommand else None
 
     def before_instantiate_classes(self) -> None:
         """Take the module's arguments from the checkpoint."""
