@@ -7,12 +7,11 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from ..shared.batches import batch_inputs, batch_logits, check_logits, is_labelled, to_table
-from ..shared.checks import check_shape
+from ..shared.checks import check_shape, require_logits
 from ..shared.collect import Collector, Table, gather_rows
 from ..shared.held_out import HeldOut, first_loader, run_through
 from ..shared.random_state import evaluation_mode, preserved_random_state
@@ -54,8 +53,7 @@ class DomainRows(NamedTuple):
 def check_module(pl_module: LightningModule, needed_by: str) -> None:
     """Raise a TypeError if a module has no ``forward``, or neither ``domain_features`` nor ``features``."""
     name = type(pl_module).__name__
-    if not is_overridden("forward", pl_module):
-        raise TypeError(f"{needed_by} needs forward(x) -> (B, K) logits: {name} has none")
+    require_logits(pl_module, needed_by)
     if not any(callable(getattr(pl_module, method, None)) for method in ("domain_features", "features")):
         raise TypeError(
             f"{needed_by} needs a module with domain_features(x) -> (B, D), what its domain head sees, or "

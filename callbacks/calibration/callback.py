@@ -4,12 +4,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..shared.batches import batch_logits, check_logits, fingerprints, is_labelled, labelled_batch
+from ..shared.checks import check_at_least, require_logits
 from ..shared.collect import Collector, Table, log_identical
 from ..shared.held_out import HeldOut, refuse_same_data, refuse_same_samples
 from ..shared.loggers import log_figure, log_table
@@ -69,8 +69,7 @@ class CalibrationEvaluation(Callback):
         Raises:
             ValueError: Fewer than one bin, or names that are not distinct.
         """
-        if bins < 1:
-            raise ValueError(f"expected at least one bin, got bins={bins}")
+        check_at_least(1, bins=bins)
         if test_sets is not None and (not test_sets or len(set(test_sets)) < len(test_sets)):
             raise ValueError(f"expected test_sets with at least one name, each once, got {test_sets}")
         self.bins = bins
@@ -83,11 +82,10 @@ class CalibrationEvaluation(Callback):
         self._calibration: Table = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Raise a ``ValueError`` if the module has no ``forward``."""
+        """Raise a ``TypeError`` if the module has no ``forward``."""
         self._held_out.remember(trainer, stage)
-        if stage == "test" and not is_overridden("forward", pl_module):
-            name = type(pl_module).__name__
-            raise ValueError(f"CalibrationEvaluation needs forward(x) -> (B, K) logits: {name} has none")
+        if stage == "test":
+            require_logits(pl_module, "CalibrationEvaluation")
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Run the calibration data through the module.

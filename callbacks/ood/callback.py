@@ -5,12 +5,12 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..shared.batches import batch_inputs, batch_logits, to_table
+from ..shared.checks import check_at_least, check_shape, require_logits
 from ..shared.collect import Collector, Table, log_identical
 from ..shared.held_out import HeldOut
 from ..shared.loggers import log_figure, log_table
@@ -85,11 +85,8 @@ class OODEvaluation(Callback):
         Raises:
             ValueError: A number out of range, or names that are not distinct.
         """
-        for name, value, least in (("resamples", resamples, 0), ("knn_k", knn_k, 1), ("odin_epsilon", odin_epsilon, 0)):
-            if value < least:
-                raise ValueError(f"expected {name} of at least {least}, got {value}")
-        if max_fit_samples is not None and max_fit_samples < 1:
-            raise ValueError(f"expected max_fit_samples of at least 1, got {max_fit_samples}")
+        check_at_least(0, resamples=resamples, odin_epsilon=odin_epsilon)
+        check_at_least(1, knn_k=knn_k, max_fit_samples=1 if max_fit_samples is None else max_fit_samples)
         for name, names in (("scores", scores), ("test_sets", test_sets)):
             if names is not None and (not names or len(set(names)) < len(names)):
                 raise ValueError(f"expected {name} with at least one name, each once, got {names}")
@@ -107,12 +104,11 @@ class OODEvaluation(Callback):
         self._fit: Table = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Raise a ``ValueError`` without a ``forward``, or for a requested score that the module cannot give."""
+        """Raise an error for a module without ``forward``, or for a requested score that it cannot give."""
         self._held_out.remember(trainer, stage)
         if stage != "test":
             return
-        if not is_overridden("forward", pl_module):
-            raise ValueError(f"OODEvaluation needs forward(x) -> (B, K) logits: {type(pl_module).__name__} has none")
+        require_logits(pl_module, "OODEvaluation")
         select_scores(self.scores, pl_module)
         names = loader_names(trainer, "test_sets", self.test_sets)
         if names is not None and len(names) == 1:
@@ -237,9 +233,7 @@ class OODEvaluation(Callback):
         name = type(pl_module).__name__
         scores = {score: to_table(values) for score, values in own(x).items()}
         for score, values in scores.items():
-            if values.shape != x.shape[:1]:
-                shape = tuple(values.shape)
-                raise ValueError(f"expected {name}.ood_scores(x)[{score!r}] of shape ({len(x)},), got {shape}")
+            check_shape(values, (len(x),), f"{name}.ood_scores(x)[{score!r}]")
             if score in (*BUILT_IN, "samples") or "/" in score:
                 raise ValueError(
                     f"{name}.ood_scores gives {score!r}: choose a name that is not built in and has no '/'"
@@ -252,7 +246,4 @@ class OODEvaluation(Callback):
 
 def _features(pl_module: LightningModule, x: Tensor) -> Tensor:
     features = cast(Callable[[Tensor], Any], pl_module.features)(x)
-    if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(x):
-        shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-        raise ValueError(f"expected {type(pl_module).__name__}.features(x) of shape ({len(x)}, D), got {shape}")
-    return to_table(features)
+    return to_table(check_shape(features, (len(x), "D"), f"{type(pl_module).__name__}.features(x)"))

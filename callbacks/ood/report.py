@@ -166,19 +166,17 @@ def interval(metrics: Mapping[str, Any]) -> tuple[float, float]:
 
 def head_to_head(records: Mapping[str, Record]) -> dict[str, tuple[dict[str, tuple[str, Any]], str | None]]:
     """For each OOD set that all runs have: each run's best score, and the run that wins (``None``: a tie)."""
+    oods = {label: record["ood"] for label, record in records.items() if record.get("ood")}
+    if not oods or len(oods) < len(records):
+        return {}
     table = {}
-    sets = [list(ood_sets(record.get("ood") or {"sets": {}})) for record in records.values()]
-    for name in sets[0] if sets else []:
-        best = {
-            label: best_on_set(record["ood"]["sets"][name], record["ood"]["scores"])
-            for label, record in records.items()
-            if name in (record.get("ood") or {"sets": {}})["sets"]
-        }
-        known = {label: entry for label, entry in best.items() if entry}
-        if len(known) == len(records):
-            first, *others = sorted(known, key=lambda label: known[label][1]["auroc"], reverse=True)
-            ahead = all(interval(known[first][1])[0] > interval(known[label][1])[1] for label in others)
-            table[name] = (known, first if ahead else None)
+    for name in ood_sets(next(iter(oods.values()))):
+        entries = {label: best_on_set(ood["sets"].get(name) or {}, ood["scores"]) for label, ood in oods.items()}
+        best = {label: entry for label, entry in entries.items() if entry}
+        if len(best) == len(oods):
+            first, *others = sorted(best, key=lambda label: best[label][1]["auroc"], reverse=True)
+            ahead = all(interval(best[first][1])[0] > interval(best[label][1])[1] for label in others)
+            table[name] = (best, first if ahead else None)
     return table
 
 

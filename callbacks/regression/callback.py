@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..shared.batches import data_module, fingerprints, has_targets, target_batch
+from ..shared.checks import require_method
 from ..shared.collect import Collector, Table, log_identical
 from ..shared.held_out import HeldOut, refuse_same_data, refuse_same_samples
 from ..shared.loggers import log_figure, log_table
@@ -83,13 +84,11 @@ class RegressionCalibration(Callback):
         self._held_out = HeldOut("val", calibration_data, has_targets, target_batch)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Raise a ``ValueError`` if the module has no ``predictive``."""
+        """Raise a ``TypeError`` if the module has no ``predictive``."""
         self._held_out.remember(trainer, stage)
-        if stage == "test" and not callable(getattr(pl_module, "predictive", None)):
-            raise ValueError(
-                "RegressionCalibration needs predictive(x) -> a torch.distributions.Distribution of batch shape (B,): "
-                f"{type(pl_module).__name__} has none"
-            )
+        if stage == "test":
+            signature = "predictive(x) -> a torch.distributions.Distribution of batch shape (B,)"
+            require_method(pl_module, signature, "RegressionCalibration")
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fit the recalibration.

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 
-def check_at_least(least: int, **arguments: int) -> None:
+def check_at_least(least: int, **arguments: float) -> None:
     """Raise a ValueError that names the first of these arguments below the least value."""
     for name, value in arguments.items():
         if value < least:
@@ -26,6 +27,12 @@ def require_method(module: Any, signature: str, needed_by: str) -> None:
     name, kind = signature.partition("(")[0], type(module).__name__
     if not callable(getattr(module, name, None)):
         raise TypeError(f"{needed_by} needs a module with {signature}; {kind} has no method {name!r}")
+
+
+def require_logits(module: Any, needed_by: str) -> None:
+    """Raise a TypeError if a module has no ``forward`` of its own."""
+    if not is_overridden("forward", module):
+        raise TypeError(f"{needed_by} needs forward(x) -> (B, K) logits: {type(module).__name__} has none")
 
 
 def check_shape(values: Any, shape: tuple[int | str, ...], source: str) -> Tensor:

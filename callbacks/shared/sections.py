@@ -14,7 +14,10 @@ from .html import Figures, Record, Runs
 
 @runtime_checkable
 class Reported(Protocol):
-    """A callback whose results are in the report."""
+    """A callback whose results are in the report.
+
+    Its key is that of no callback of this package, except for a subclass, whose results the same section shows.
+    """
 
     report_key: str
 

@@ -5,12 +5,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from torch import Tensor
 
 from ..shared.batches import batch_logits, labelled_batch
-from ..shared.checks import check_at_least, require_method
+from ..shared.checks import check_at_least, require_logits, require_method
 from ..shared.collect import Collector, gather_rows, log_identical
 from ..shared.loggers import log_figure
 from ..shared.samplers import flatten_loaders
@@ -64,8 +63,7 @@ class SimilarityMatrices(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check what the module offers."""
         require_method(pl_module, "block_features(x) -> list of (B, ...), one for each block", NAME)
-        if not is_overridden("forward", pl_module):
-            raise TypeError(f"{NAME} needs forward(x) -> (B, K) logits: {type(pl_module).__name__} has none")
+        require_logits(pl_module, NAME)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Discard an earlier test run."""

@@ -129,6 +129,17 @@ def test_arguments_in_a_checkpoint_build_and_import_nothing(kind, good, unseen, 
     assert "unseen" not in sys.modules
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_a_checkpoint_that_a_configuration_names_imports_nothing(before, good, unseen, capsys):
+    path = changed(good, unseen / "x.ckpt", "hyper_parameters", "_class_path", value="unseen.EvilModel")
+    options = {"model": "zoo.Classifier", "data": "datamodules.DigitsDataModule", "ckpt_path": str(path)}
+    (unseen / "mine.yaml").write_text(json.dumps({"test": options} if before else options))
+    flag = f"--config={unseen / 'mine.yaml'}"
+    line = line_of(capsys, *([flag, "test"] if before else ["test", flag]))
+    assert "is a checkpoint of unseen.EvilModel, but --model asks for zoo.Classifier" in line
+    assert "unseen" not in sys.modules
+
+
 def inside(data: Any) -> dict[str, Any]:
     return {"class_path": "datamodules.SemiSupervisedDataModule", "init_args": {"data": data}}
 

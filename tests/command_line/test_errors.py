@@ -132,11 +132,14 @@ def test_an_unexpected_error_in_a_training_is_one_line_that_names_the_file_with_
     assert "in broken" in (folder / "there" / "traceback-0.txt").read_text()
 
 
-def test_a_traceback_that_cannot_be_written_is_on_the_terminal(capsys, folder, monkeypatch):
+def test_a_traceback_that_cannot_be_written_is_on_the_terminal(capsys, monkeypatch):
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
     monkeypatch.setattr(zoo.Classifier, "training_step", broken)
-    (folder / "there").touch()
+    monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(SystemExit):
-        train.main(["fit", *CLASSIFIER, *QUICK, *BARE, "--trainer.default_root_dir=there"])
+        train.main(["fit", *CLASSIFIER, *QUICK, *BARE])
     said = capsys.readouterr().err
     assert "in broken" in said
     assert said.endswith("error: Bug: first line second line (ZOO_DEBUG=1 shows where)\n")

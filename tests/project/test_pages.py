@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -45,11 +46,11 @@ def test_every_link_leads_to_a_file(page):
     assert [link for link in links(PAGES[page]) if not ((ROOT / page).parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", sorted(PAGES.keys() - {"CONTRIBUTING.md"}))  # test_adding_a_paper.py runs its examples
 def test_every_python_example_is_python_and_imports_what_there_is(page):
     for language, block in FENCE.findall(PAGES[page]):
         for node in ast.walk(ast.parse(block)) if language == "python" else ():
-            if isinstance(node, ast.ImportFrom) and node.level == 0 and not node.module.startswith("zoo.focal"):
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
                 module = import_module(node.module)
                 assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
 
@@ -83,6 +84,9 @@ def parse(words, monkeypatch):
             raise end.value
     else:
         name, *options = arguments
+        if not options:
+            assert find_spec(name)
+            return
         read = argparse.ArgumentParser.parse_known_args
 
         def stop(self, given=None, namespace=None):

@@ -99,15 +99,15 @@ class ShiftedData(Data):
 
 
 class Dump(Callback):
-    """Writes what each process found, for tests that run in several."""
+    """Writes the results and metrics of each process, for tests that run in several."""
 
     def __init__(self, folder):
         self.folder = folder
 
     def on_test_end(self, trainer, pl_module):
-        found = [callback.results for callback in trainer.callbacks if hasattr(callback, "results")]
+        results = [callback.results for callback in trainer.callbacks if hasattr(callback, "results")]
         metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
-        (self.folder / f"{trainer.global_rank}.json").write_text(json.dumps([found, metrics], sort_keys=True))
+        (self.folder / f"{trainer.global_rank}.json").write_text(json.dumps([results, metrics], sort_keys=True))
 
 
 def trainer_of(*callbacks, **options):

@@ -50,7 +50,8 @@ def unexpected(error: BaseException) -> str:
     while error.__cause__:  # which says more than what jsonargparse makes of it
         error = error.__cause__
     calls = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name == "__init__"]
-    built = [type(call.f_locals["self"]).__name__ for call in calls if isinstance(call.f_locals["self"], CONFIGURED)]
+    instances = [call.f_locals.get("self") for call in calls]
+    built = [type(each).__name__ for each in instances if isinstance(each, CONFIGURED)]
     what = f"{built[0]} cannot be built with these arguments: " if built else ""
     return f"{what}{type(error).__name__}: {error} ({where})"
 

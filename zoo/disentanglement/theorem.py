@@ -7,6 +7,7 @@ other. ``entangle`` is one such map for each orthogonal matrix without zeros. Th
 ten equal bins is 0.99, that of f(z) 0.002; the Gaussian total correlation, which sees codes alone, is the same.
 """
 
+import argparse
 import math
 
 import torch
@@ -59,7 +60,9 @@ def entangle(z: Tensor, matrix: Tensor, marginal: Distribution) -> Tensor:
 
 def main() -> None:
     """Print correlations of two uniform latents and of their entangled images, with each other and with the latents."""
-    z = torch.rand(10_000, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    parser = argparse.ArgumentParser(prog="python -m zoo.disentanglement.theorem", description=main.__doc__)
+    parser.add_argument("--draws", type=int, default=10_000, help="number of draws of the latents")
+    z = torch.rand(parser.parse_args().draws, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     uniform = Uniform(torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64))
     f = entangle(z, householder(torch.tensor([1.0, math.sqrt(2) - 1])), uniform)
     correlations = torch.corrcoef(torch.cat([z, f], 1).T)

@@ -87,8 +87,8 @@ def warn_of_clamped(labels: Tensor, edges: Tensor, share: float) -> None:
 class TargetTable:
     """The targets of all training labels, computed once and looked up in each step.
 
-    A look-up takes half of the time of the error functions (``benchmarks.speed.step_time``). It is for the CPU: on a
-    GPU the test whether a label is known would stall the queue.
+    A look-up takes half of the time of the error functions (``benchmarks.histogram_loss.step_time``). It is for the
+    CPU: on a GPU the test whether a label is known would stall the queue.
 
     Args:
         labels: ``(N,)``, on the CPU.

@@ -186,7 +186,7 @@ class JEM(LightningModule):
         if h.weight_pxy > 0:
             drawn.append(self.chains.draw(self.network, len(x_l), y_l, steps))
         # One pass for each minibatch: one over all images at once is a little slower on a CPU
-        # (benchmarks/speed/step_time.py), and batch statistics forbid it.
+        # (benchmarks/jem/step_time.py), and batch statistics forbid it.
         f_l = self(x_l)
         f_q = [self(samples.to(x_l.dtype)) for samples, _ in drawn]
         parts = {"acc": (f_l.argmax(1) == y_l).float().mean()}

@@ -1,4 +1,4 @@
-"""Every private name of Lightning and jsonargparse in `zoo`; tests/command_line/test_private_names.py watches them."""
+"""Private names of Lightning and jsonargparse in `zoo`; tests/command_line/test_zoo_private_names.py watches them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -43,8 +43,7 @@ def test_metrics_before_and_after_are_those_of_the_whole_test_set(family):
     assert results["samples"] == len(y) == 43
     assert results["recalibration"]["samples"] == 60
     for part, judged in (("before", predicted), ("after", recalibrated(predicted, fit))):
-        error = judged.mean - y
-        pit = judged.cdf(y[:, None])[:, 0]
+        error, pit = judged.mean - y, judged.cdf(y[:, None])[:, 0]
         coverage = metrics.quantile_coverage(pit)
         low, high = judged.icdf(torch.tensor([0.05, 0.95], dtype=torch.float64)).T
         inside = (low <= y) & (y <= high)
@@ -313,7 +312,9 @@ def test_a_module_without_predictive_is_refused_by_name():
         def test_step(self, batch, batch_idx):
             pass
 
-    with pytest.raises(ValueError, match=r"RegressionCalibration needs predictive\(x\).*: Silent has none"):
+    with pytest.raises(
+        TypeError, match=r"RegressionCalibration needs a module with predictive\(x\).*; Silent has no method"
+    ):
         evaluate(Silent())
 
 

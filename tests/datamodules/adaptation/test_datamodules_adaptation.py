@@ -152,7 +152,8 @@ def test_the_loader_of_the_target_and_what_its_workers_get_hold_no_labels():
     mark = torch.full((6,), Marked.marks).numpy().tobytes()
     data = AdaptationDataModule(Many(batch_size=6, **QUIET), Marked(batch_size=6, val_split=0, num_workers=1))
     loader = data.train_dataloader()["target"]
-    assert vars(loader.dataset).keys() == {"images"}
+    assert len(loader.dataset.columns) == 1
+    assert vars(loader.dataset).keys() == {"columns", "images"}
     assert mark in pickle.dumps(data.target.fit_sets()[0])  # the search finds labels where there are any
     assert mark not in pickle.dumps((loader.dataset, loader.sampler.data_source, loader.collate_fn))
 
@@ -344,7 +345,7 @@ def test_the_command_line_nests_two_data_modules_and_reads_nothing(monkeypatch, 
         },
     }
     model = {"class_path": "zoo.DANN", "init_args": {"network_args": {"padding": 2}}}
-    found = train.main({"model": model, "data": config}, run=False)
+    found = train.main([f"--config={json.dumps({'model': model, 'data': config})}"], run=False)
     data = found.datamodule
     assert isinstance(data, AdaptationDataModule)
     assert isinstance(data.target, DigitsMDataModule)

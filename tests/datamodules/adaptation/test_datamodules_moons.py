@@ -145,7 +145,9 @@ def test_the_source_is_shuffled_on_request():
 
 
 def test_the_loader_of_the_target_holds_no_labels():
-    assert vars(MoonsDataModule().train_dataloader()["target"].dataset).keys() == {"images"}
+    dataset = MoonsDataModule().train_dataloader()["target"].dataset
+    assert len(dataset.columns) == 1
+    assert vars(dataset).keys() == {"columns", "images"}
 
 
 def test_tests_are_on_the_points_trained_on_and_validation_on_others():
@@ -250,6 +252,6 @@ def test_bad_arguments_are_refused_by_name_and_value(arguments, message):
 def test_the_command_line_gives_the_module_the_shape_of_the_points():
     model = {"class_path": "zoo.DANN", "init_args": {"network": "Shallow"}}
     config = {"class_path": "datamodules.MoonsDataModule", "init_args": {"points": 20}}
-    found = train.main({"model": model, "data": config}, run=False)
+    found = train.main([f"--config={json.dumps({'model': model, 'data': config})}"], run=False)
     assert found.datamodule.points == 20
     assert (found.model.hparams["num_classes"], tuple(found.model.hparams["image_shape"])) == (2, (2,))

@@ -104,7 +104,8 @@ def test_matrices_that_do_not_fit_are_refused(call, message):
         call()
 
 
-def test_its_command_prints_that_each_new_coordinate_depends_on_the_first_latent(capsys):
+def test_its_command_prints_that_each_new_coordinate_depends_on_the_first_latent(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["theorem"])
     main()
     first, second = capsys.readouterr().out.splitlines()
     assert all(abs(float(value)) < 0.03 for value in re.findall(r"-?0\.\d+", first))

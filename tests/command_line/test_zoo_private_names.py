@@ -11,6 +11,8 @@ from command_lines import checkpoint_of_two_steps
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
+from lightning.pytorch.strategies import DDPStrategy
+from torch.utils.data import DataLoader
 
 import train
 from zoo.command_line.parser import Parser
@@ -29,15 +31,19 @@ def test_the_parser_lists_its_arguments_in_actions_and_jsonargparse_keeps_their_
     assert type(parser.parse_args(["--either=1"]).either) is int
 
 
-def test_jsonargparse_describes_data_that_lack_a_linked_attribute_and_lightning_builds_their_loaders_for_it():
+def test_lightning_builds_the_loaders_of_data_to_describe_them_in_a_message_and_not_while_classes_are_built():
+    read = []
+
     class Data(LightningDataModule):
         def train_dataloader(self):
-            raise AssertionError("was read")
+            read.append(self)
+            return DataLoader(range(2))
 
-    with pytest.raises(AssertionError, match="was read"):
-        str(Data())
+    str(Data())
+    assert len(read) == 1
     with private_names.data_not_read_for_a_message():
         assert "Data" in str(Data())
+    assert len(read) == 1
 
 
 def test_lightnings_command_line_names_the_class_and_the_instantiator_in_a_modules_arguments(tmp_path, monkeypatch):
@@ -68,12 +74,26 @@ def test_the_trainer_asks_its_data_connector_for_distributed_samplers_and_its_ep
     assert "_broadcast_sigterm_tensor()" in source
 
 
+def test_the_strategy_of_several_processes_configures_its_launcher_and_keeps_its_batch_normalisation_apart():
+    """What `PipelineStrategy` overrides and reads: only a subclass can, so these two stand in its file."""
+    assert inspect.isfunction(DDPStrategy._configure_launcher)
+    assert DDPStrategy()._layer_sync is None
+
+
+# torch's base class, a public method of named tuples, the zoo's own, and what a subclass overrides (the test above)
+OTHERS = ("_BatchNorm", "_asdict", "_add", "_configure_launcher")
+
+
 def test_no_other_file_of_the_zoo_uses_a_private_name_of_an_object_of_lightning_or_jsonargparse():
-    """Attributes with one underscore of anything but `self`, `cls` and modules of the package itself."""
+    """Private are attributes with one underscore, of anything but `self` and `cls`."""
     found = []
     for path in [ROOT / "train.py", *sorted((ROOT / "zoo").rglob("*.py"))]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             private = isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__")
-            if private and not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")):
+            if (
+                private
+                and node.attr not in OTHERS
+                and not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))
+            ):
                 found.append(f"{path.relative_to(ROOT)}:{node.lineno} {ast.unparse(node)}")
     assert [each for each in found if "private_names.py" not in each] == []
