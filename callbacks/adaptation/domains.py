@@ -64,7 +64,7 @@ def find_target(names: list[str], attribute: str, needed_by: str) -> int:
 
 
 def find_domains(trainer: Trainer, attribute: str, given: list[str] | None, needed_by: str) -> Domains:
-    """Find source and target among the loaders of the running validation or test; the first two, if without names.
+    """Find source and target among the loaders of the running validation or test: without names the first two.
 
     Raises:
         ValueError: There is only one loader, no target among the names, or not one name for each loader.
@@ -203,7 +203,7 @@ def validating(trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
 
 
 def check_rows(table: Table, of: str, labelled: bool) -> None:
-    """Raise a ``ValueError`` where rows are none, all logits are probabilities, or labels are missing or out of range.
+    """Raise a ``ValueError`` if there is no row, all logits are probabilities, or labels are missing or out of range.
 
     Logits (N, K) that are not finite are accepted, and if not ``labelled``, labels (N,) of -1.
     """

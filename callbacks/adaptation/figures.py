@@ -30,7 +30,7 @@ NAME: dict[str, Any] = {"fontsize": 10, "weight": "bold", "path_effects": [OUTLI
 def principal_components(features: Tensor, components: int = COMPONENTS) -> tuple[Tensor, float]:
     """Coordinates of centred, unscaled features (N, D) along at most so many principal components.
 
-    They are (N, C) float32 with C at most N and D, the largest absolute one of each component positive. Returned with
+    They are (N, C) float32 with C at most N and D, the largest absolute one of each component positive. With them comes
     the share of the variance in the first two components.
     """
     centred = features.double() - features.double().mean(0)

@@ -58,7 +58,7 @@ def soft_neighbourhood_density(features: Tensor, temperature: float = 0.05, bloc
     too.
 
     Features (N, D) are any of unlabelled target data, or class probabilities as in the authors' code; a row of zeros
-    has the similarity 0 to all others. So many rows of the similarity matrix as a block has are in memory at once.
+    has the similarity 0 to all others. The similarity matrix is in memory ``block`` rows at a time.
 
     Raises:
         ValueError: Fewer than two samples.

@@ -130,7 +130,7 @@ def roc_points(curve: Curve, points: int = 200) -> tuple[Floats, Floats]:
 def resample_counts(samples: int, resamples: int, seed: tuple[int, ...]) -> torch.Tensor:
     """How often each sample, by its place in the sorted scores, is drawn in each bootstrap resample of full size.
 
-    (samples, resamples) float32 of whole numbers; each column sums to ``samples``.
+    The counts (samples, resamples) are whole numbers in float32; each column sums to ``samples``.
     """
     drawn = np.random.default_rng(seed).integers(0, samples, size=(samples, resamples))
     flat = np.bincount((drawn * resamples + np.arange(resamples)).ravel(), minlength=samples * resamples)
