@@ -16,16 +16,7 @@ Shape = tuple[int, int, int]
 
 
 def common_shape(source: Shape, target: Shape, image_size: int | None, channels: int | None) -> Shape:
-    """The shape to which the images of both domains are brought.
-
-    Args:
-        source: (C, H, W) of the source.
-        target: (C, H, W) of the target.
-        image_size: Height and width to use; None if those of both domains agree.
-        channels: Channels to use; None if those of both domains agree.
-
-    Returns:
-        (C, H, W).
+    """The shape (C, H, W) to which the images of both domains are brought; arguments as in ``AdaptationDataModule``.
 
     Raises:
         ValueError: The shapes differ and the arguments do not say which to use, or cannot be reached.

@@ -99,14 +99,7 @@ class FactorDataModule(LightningDataModule):
         raise NotImplementedError(f"{type(self).__name__} must override draw")
 
     def images_of(self, factors: Tensor, generator: torch.Generator) -> Tensor:
-        """The images of any factors, after ``setup``.
-
-        Args:
-            factors: (n, K) int64.
-            generator: Draws what does not follow from the factors; untouched with ``deterministic_images``.
-
-        Returns:
-            (n, C, H, W) float32 in [-1, 1] on the device of the factors.
+        """The images of any factors, after ``setup``, as ``draw`` makes them.
 
         Raises:
             ValueError: The factors have another shape or dtype, or are out of range.

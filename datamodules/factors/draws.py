@@ -22,11 +22,7 @@ class FactorGrid(Dataset[FactorBatch]):
     """All combinations of factors, the last factor fastest, each batch with a fresh seed for its nuisances.
 
     The seeds come from torch's default generator, so seeding and the restoring of random states control them. Each
-    process draws those of all and takes its own: no two are alike, whether or not their generators are apart.
-
-    Args:
-        sizes: Number of values of each factor.
-        share: Rank of this process and number of processes.
+    process draws those of all and takes its own (``share``: rank and number of processes): no two are alike.
     """
 
     def __init__(self, sizes: Sequence[int], share: tuple[int, int]) -> None:
@@ -44,12 +40,7 @@ class FactorGrid(Dataset[FactorBatch]):
 
 
 class FixedFactors(Dataset[FactorBatch]):
-    """Chosen rows of factors, with seeds that follow from the place of a batch: every pass gives the same images.
-
-    Args:
-        factors: (N, K) int64.
-        seed: Makes the seeds differ from those of other sets.
-    """
+    """Chosen rows of factors (N, K) int64, with seeds that follow from ``seed`` and the place of a batch."""
 
     def __init__(self, factors: Tensor, seed: int) -> None:
         self.factors, self.seed = factors, seed
@@ -67,12 +58,8 @@ class FactorDraws(DistributedSampler[int]):
     """Independent uniform draws from a grid, with replacement; each process has draws of its own.
 
     Lightning would put a shuffled pass over all combinations in the place of a plain sampler with replacement; a
-    DistributedSampler it leaves alone. The draws follow from torch's default generator, as the seeds of ``FactorGrid``.
-
-    Args:
-        grid: The set to draw from.
-        draws: Draws of all processes together in a pass.
-        share: Rank of this process and number of processes.
+    DistributedSampler it leaves alone. The draws follow from torch's default generator, as the seeds of ``FactorGrid``;
+    ``draws`` are those of all processes together in a pass, ``share`` is the rank and the number of processes.
     """
 
     def __init__(self, grid: FactorGrid, draws: int, share: tuple[int, int]) -> None:

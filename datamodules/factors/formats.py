@@ -26,21 +26,13 @@ def shrunk(image: np.ndarray) -> np.ndarray:
 
 
 def check_array(name: str, shape: Sequence[int], dtype: np.dtype, expected: Sequence[int], kind: str) -> None:
-    """Compares what a file says of an array with what it must be.
-
-    Raises:
-        ValueError: Another shape or dtype.
-    """
+    """Raise ``ValueError`` if a file says another shape or dtype of an array than it must have."""
     if tuple(shape) != tuple(expected) or dtype != np.dtype(kind):
         raise ValueError(f"{name} must be {np.dtype(kind)} of shape {tuple(expected)}, got {dtype} of {tuple(shape)}")
 
 
 def check_own(name: str, array: object, path: Path) -> None:
-    """Refuses an array of an ``.h5`` file whose numbers lie in another file, anywhere on the machine.
-
-    Raises:
-        ValueError: It is linked, stored outside or virtual.
-    """
+    """Raise ``ValueError`` for an array of an ``.h5`` file that is linked, stored outside or virtual."""
     home = getattr(getattr(array, "file", None), "filename", str(path))
     if home != str(path) or getattr(array, "is_virtual", False) or getattr(array, "external", None):
         raise ValueError(f"{name} must lie in {path.name} itself, not in another file")
@@ -49,19 +41,11 @@ def check_own(name: str, array: object, path: Path) -> None:
 def npz_chunks(path: Path, name: str, shape: Sequence[int], kind: str) -> Iterator[np.ndarray]:
     """Reads an array of an ``.npz`` file piece by piece: that of dSprites has 3 GB in a file of 26 MB.
 
-    Args:
-        path: The file.
-        name: Name of the array.
-        shape: What its shape must be.
-        kind: What its dtype must be.
-
     Yields:
         Pieces along the first axis, about 32 MB each, the last axis fastest; together they have the shape.
 
     Raises:
-        ValueError: The array has another shape or dtype, or is cut off.
-        KeyError: There is no such array.
-        OSError, EOFError, zipfile.BadZipFile, zlib.error: The file is damaged.
+        ValueError: The array has another shape or dtype, or is cut off; a damaged file raises other errors, too.
     """
     with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
         version = np.lib.format.read_magic(stream)
@@ -85,13 +69,9 @@ def npz_chunks(path: Path, name: str, shape: Sequence[int], kind: str) -> Iterat
 def norb_matrix(path: Path, most: int) -> np.ndarray:
     """Reads a file of SmallNORB, packed (``.gz``) or not: a type, the number of axes, at least 3 sizes, the numbers.
 
-    Args:
-        path: The file.
-        most: Bytes that it may have, unpacked.
-
     Raises:
-        ValueError: The type is unknown, or the file has not as many numbers as it says, or too many.
-        OSError, EOFError, zlib.error: A packed file is damaged.
+        ValueError: The type is unknown, the file has not as many numbers as it says, or more than ``most`` bytes
+            unpacked; a damaged packed file raises other errors, too.
     """
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         data = file.read(most + 1)
@@ -110,11 +90,7 @@ def norb_matrix(path: Path, most: int) -> np.ndarray:
 
 
 def mesh(path: Path, azimuths: int, elevations: int) -> np.ndarray:
-    """Reads the images of one car of Cars3D, (H, W, 3, azimuths, elevations) uint8.
-
-    Raises:
-        ValueError: The file is damaged or holds something else.
-    """
+    """Reads the images of one car of Cars3D, (H, W, 3, azimuths, elevations) uint8; ``ValueError`` for others."""
     from scipy.io import loadmat  # comes with scikit-learn; no other set needs it
 
     try:
@@ -122,23 +98,15 @@ def mesh(path: Path, azimuths: int, elevations: int) -> np.ndarray:
     except Exception as error:  # a damaged file may raise anything, also errors of scipy's own
         raise ValueError(f"{path.name}: {error}") from error
     if images.ndim != 5 or images.dtype != np.uint8 or images.shape[2:] != (3, azimuths, elevations):
-        raise ValueError(
-            f"im of {path.name} must be uint8 of shape (H, W, 3, {azimuths}, {elevations}), "
-            f"got {images.dtype} of {images.shape}"
-        )
+        expected = f"uint8 of shape (H, W, 3, {azimuths}, {elevations})"
+        raise ValueError(f"im of {path.name} must be {expected}, got {images.dtype} of {images.shape}")
     return images
 
 
 def h5py() -> ModuleType:
-    """The library that reads ``.h5`` files.
-
-    Raises:
-        ModuleNotFoundError: It is not installed.
-    """
+    """The library that reads ``.h5`` files; ``ModuleNotFoundError`` says how to install it."""
     try:
         import h5py
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "reading .h5 files needs h5py: pip install h5py (the extra 'h5' of this project)"
-        ) from error
+        raise ModuleNotFoundError("reading .h5 files needs h5py: pip install h5py (this project's extra h5)") from error
     return h5py

@@ -89,26 +89,11 @@ class FactorFilesDataModule(FactorDataModule):
         return self._images
 
     def read(self, paths: list[Path]) -> Tensor:
-        """Reads the images, in the order of their factors.
-
-        Args:
-            paths: The files.
-
-        Returns:
-            (N, 64, 64, C) uint8 unless ``unpack`` is overridden, N = ``num_images * instances``.
-        """
+        """Reads the images in the order of their factors: (N, 64, 64, C) uint8 unless ``unpack`` is overridden."""
         raise NotImplementedError
 
     def gather(self, factors: Tensor, generator: torch.Generator) -> Tensor:
-        """Takes images of checked factors from memory, on the host.
-
-        Args:
-            factors: (n, K) int64 on the CPU.
-            generator: Draws the instances.
-
-        Returns:
-            (n, ...) as held in memory.
-        """
+        """Takes images of checked factors (n, K) int64 from memory, all on the CPU; the generator draws instances."""
         place = torch.zeros(len(factors), dtype=torch.int64)
         for column, size in zip(factors.unbind(1), self.factor_sizes, strict=True):
             place = place * size + column
@@ -258,10 +243,8 @@ class SmallNORBDataModule(FactorFilesDataModule):
     def paths(self) -> list[Path]:
         """The files, packed or not."""
         root = self.root()
-        packed = {name: root / f"{name}.gz" for name in self.files if (root / f"{name}.gz").is_file()}
-        if missing := [name for name in self.files if name not in packed and not (root / name).is_file()]:
-            raise self.missing(", ".join(missing))
-        return [packed.get(name, root / name) for name in self.files]
+        self.files = tuple(f"{name}.gz" if (root / f"{name}.gz").is_file() else name for name in type(self).files)
+        return super().paths()
 
     def read(self, paths: list[Path]) -> Tensor:
         """Sorts the images of both parts by category, elevation, azimuth, lighting and instance."""
@@ -272,11 +255,11 @@ class SmallNORBDataModule(FactorFilesDataModule):
             instance, elevation, azimuth, lighting = what.T
             images.append(np.stack([shrunk(pair[0]) for pair in pairs]))
             rows.append(np.stack([category, elevation, azimuth // 2, lighting, instance], 1))
-        order, row = np.concatenate(rows), np.concatenate(images)
-        by_factor = np.lexsort(order.T[::-1])
-        if not np.array_equal(order[by_factor], grid((*self.factor_sizes, self.instances))):
+        factors = np.concatenate(rows)
+        order = np.lexsort(factors.T[::-1])
+        if not np.array_equal(factors[order], grid((*self.factor_sizes, self.instances))):
             raise ValueError("cat and info are not all combinations of the factors with ten instances each")
-        return torch.from_numpy(row[by_factor][..., None])
+        return torch.from_numpy(np.concatenate(images)[order][..., None])
 
 
 class MPI3DDataModule(FactorFilesDataModule):

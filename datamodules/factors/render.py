@@ -38,15 +38,7 @@ REACH = 424  # grid rows above and below the centre that a sprite may touch, and
 
 
 def check_factors(factors: Tensor, sizes: Sequence[int]) -> None:
-    """Checks rows of factors.
-
-    Args:
-        factors: To be (n, K) whole numbers, column k in 0..sizes[k] - 1.
-        sizes: K numbers of values.
-
-    Raises:
-        ValueError: They are not.
-    """
+    """Raise ``ValueError`` for factors that are not (n, K) whole numbers, column k in 0..sizes[k] - 1."""
     if factors.ndim != 2 or factors.shape[1] != len(sizes):
         raise ValueError(f"factors must have shape (n, {len(sizes)}), got {tuple(factors.shape)}")
     if factors.is_floating_point() or factors.is_complex() or factors.dtype == torch.bool:
@@ -82,16 +74,7 @@ def packed_sprites(factors: Tensor) -> Tensor:
 
 
 def unpack(rows: Tensor, off: float = -1.0, on: float = 1.0) -> Tensor:
-    """Makes pixels of packed rows.
-
-    Args:
-        rows: (n, 64) int64, contiguous, bit c of word r for the pixel in row r and column c.
-        off: Value of a pixel whose bit is 0.
-        on: Value of a pixel whose bit is 1.
-
-    Returns:
-        (n, 64, 64) float32 on the device of the rows.
-    """
+    """Makes pixels (n, 64, 64) float32 of packed rows (n, 64) int64, contiguous: ``off`` for a bit 0, ``on`` for 1."""
     values = _bytes(rows.device, off, on)
     return values.index_select(0, rows.view(torch.uint8).view(-1).int()).view(-1, SIDE, SIDE)
 
@@ -102,17 +85,7 @@ def pack(images: np.ndarray) -> np.ndarray:
 
 
 def render(factors: Tensor) -> Tensor:
-    """Draws sprites.
-
-    Args:
-        factors: (n, 5) int64, see ``packed_sprites``.
-
-    Returns:
-        (n, 64, 64) bool on the device of the factors, true in the sprite.
-
-    Raises:
-        ValueError: The factors have another shape or dtype, or are out of range.
-    """
+    """Draws sprites of factors as in ``packed_sprites``, but checked: (n, 64, 64) bool, true in the sprite."""
     check_factors(factors, FACTOR_SIZES)
     return unpack(packed_sprites(factors), 0, 1).bool()
 
@@ -120,12 +93,8 @@ def render(factors: Tensor) -> Tensor:
 def coloured(sprites: Tensor, generator: torch.Generator) -> Tensor:
     """Color-dSprites: each white sprite times a colour of its own, uniform on [0.5, 1]^3; the background stays black.
 
-    Args:
-        sprites: (n, 64, 64) float32, 1 in the sprite and -1 elsewhere, as ``unpack`` gives.
-        generator: Draws the colours.
-
-    Returns:
-        (n, 3, 64, 64) float32 in [-1, 1], on the device of the sprites.
+    Sprites are (n, 64, 64) float32, 1 in the sprite and -1 elsewhere, as ``unpack`` gives, here and below; the result
+    is (n, 3, 64, 64) float32 in [-1, 1] on their device.
     """
     colour = 0.5 + 0.5 * _uniform(len(sprites), generator, sprites.device)
     return (sprites[:, None] + 1).mul(colour).sub_(1)
@@ -134,14 +103,8 @@ def coloured(sprites: Tensor, generator: torch.Generator) -> Tensor:
 def noisy(sprites: Tensor, generator: torch.Generator) -> Tensor:
     """Noisy-dSprites: uniform noise on each pixel and channel of the background; the sprite stays white.
 
-    The noise has 65,536 levels: four values from each random number, 2.5 times as fast as float by float.
-
-    Args:
-        sprites: (n, 64, 64) float32, 1 in the sprite and -1 elsewhere.
-        generator: Draws the noise.
-
-    Returns:
-        (n, 3, 64, 64) float32 in [-1, 1], on the device of the sprites.
+    The noise has 65,536 levels: four values from each random number, 2.5 times as fast as float by float. Shapes and
+    ranges are those of ``coloured``.
     """
     words = torch.empty((len(sprites), 3, SIDE, SIDE // 4), dtype=torch.int64, device=generator.device)
     words.random_(-(2**63), None, generator=generator)  # all 64 bits
@@ -153,15 +116,8 @@ def over_picture(sprites: Tensor, picture: Tensor, generator: torch.Generator) -
     """Scream-dSprites: a random part of a picture, its colours shifted, with the sprite as its negative.
 
     The background is (part + shift) / 2 in [0, 1], the shift one colour of an image, uniform on [0, 1]^3, and a pixel
-    of the sprite is 1 - background. As in the official code the last row and column of places are never drawn.
-
-    Args:
-        sprites: (n, 64, 64) float32, 1 in the sprite and -1 elsewhere.
-        picture: (3, H, W) uint8 on the device of the sprites, H and W above 64.
-        generator: Draws the parts and the shifts.
-
-    Returns:
-        (n, 3, 64, 64) float32 in [-1, 1], on the device of the sprites.
+    of the sprite is 1 - background. As in the official code the last row and column of places are never drawn. The
+    picture is (3, H, W) uint8 on the device of the sprites, H and W above 64; else as in ``coloured``.
     """
     count, device = len(sprites), sprites.device
     top, left = (

@@ -92,13 +92,10 @@ class SpritesDataModule(FactorDataModule):
 
 
 def read_background(path: str | None) -> Tensor:
-    """Reads a picture and shrinks it to fit 350x274 (LANCZOS), keeping its proportions.
-
-    Args:
-        path: The file; None for ``china.jpg`` of scikit-learn, of which 234x350 pixels are left.
+    """Reads a picture, ``china.jpg`` of scikit-learn for None, and shrinks it to fit 350x274 (LANCZOS).
 
     Returns:
-        (3, H, W) uint8 with H <= 274 and W <= 350.
+        (3, H, W) uint8 with 64 < H <= 274 and 64 < W <= 350; proportions are kept.
 
     Raises:
         ValueError: It cannot be read, or has no more than 64 rows or columns left.

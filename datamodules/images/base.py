@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
-from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
+from torchvision.datasets.folder import find_classes
 
 from ..shared.arguments import check_at_least
 from ..shared.augment import cutout, normalise, random_crop, random_flip
@@ -164,9 +164,6 @@ class ImageDataModule(LightningDataModule):
     def load_split(self, train: bool) -> Split:
         """Reads the training or the test split, all classes; override it for a set of your own.
 
-        Args:
-            train: Which of the two.
-
         Returns:
             Images (N, C, H, W) uint8 with (C, H, W) = ``image_shape``, and labels (N,) int64.
         """
@@ -226,14 +223,10 @@ class ImageDataModule(LightningDataModule):
         sampler: Sampler[int] | None = None,
         labels: Tensor | None = None,
     ) -> DataLoader:
-        """A plain DataLoader, in which Lightning can put the sampler of several processes.
+        """A DataLoader in which Lightning can put the sampler of several processes.
 
-        Args:
-            images: A set with ``__getitems__``.
-            batch_size: Images in a batch.
-            train: Whether batches are shuffled and a last smaller one is dropped.
-            sampler: The order, instead of a shuffled one.
-            labels: (N,) labels of the images, for the batches of ``classes_per_batch`` if it is given.
+        With ``train``, batches follow ``sampler`` or a shuffled order, a last smaller one is dropped, and ``labels``
+        (N,) are those for the batches of ``classes_per_batch``.
 
         Raises:
             ValueError: A training set has fewer images than one batch (of all processes together).
@@ -264,15 +257,9 @@ class ImageDataModule(LightningDataModule):
         return self.transform(images, augment=training and self.augment, cut=training), labels
 
     def transform(self, images: Tensor, augment: bool = False, cut: bool = False) -> Tensor:
-        """The transform of a batch; no two processes augment alike.
+        """Normalises images (B, C, H, W) uint8 to float32; no two processes augment alike.
 
-        Args:
-            images: (B, C, H, W) uint8.
-            augment: Whether to crop and mirror at random, each image for itself.
-            cut: Whether to cut the hole of ``cutout``, if there is one, into each image.
-
-        Returns:
-            (B, C, H, W) float32, normalised.
+        With ``augment`` each image is cropped and mirrored at random, with ``cut`` it gets the hole of ``cutout``.
         """
         if augment and self.padding:
             images = random_crop(images, self.padding, self.padding_mode, self.share)
@@ -297,9 +284,8 @@ class ImageDataModule(LightningDataModule):
         # Lightning does not see that batches change when it is to overfit to some.
         fixed = SequentialSampler(labels) if getattr(self.trainer, "overfit_batches", 0) else None
         epoch = 0 if self.trainer is None else self.trainer.current_epoch
-        limited = self.class_limited_epochs
         return ClassLimitedBatchSampler(
-            labels, self.batch_size, classes, seed, limited, drop_last=True, epoch=epoch, sampler=fixed
+            labels, self.batch_size, classes, seed, self.class_limited_epochs, True, epoch=epoch, sampler=fixed
         )
 
     def _foreign(self, name: str) -> Source | None:
@@ -355,8 +341,6 @@ class ImageDataModule(LightningDataModule):
         folder = ood_sets.folder(name, self.data_dir)
         if folder is None:
             raise FileNotFoundError(f"the pictures of ood set {name!r} are no longer in data_dir={self.data_dir!r}")
-        numbers = find_classes(folder)[1]
-        samples = make_dataset(folder, numbers, extensions=IMG_EXTENSIONS, allow_empty=True)
-        paths = [path for path, _ in samples]
-        pictures, _ = decode_all(folder, paths, *self.image_shape[1:], self.num_workers, self.memory_limit)
-        return ood_sets.fit(pictures, self.image_shape) if paths else pictures
+        size = self.image_shape[1:]
+        pictures, _ = decode_all(folder, find_classes(folder)[0], True, *size, self.num_workers, self.memory_limit)
+        return ood_sets.fit(pictures, self.image_shape) if len(pictures) else pictures

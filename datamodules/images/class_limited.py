@@ -18,20 +18,18 @@ class ClassLimitedBatchSampler(BatchSampler):
     evenly, also if they are of different sizes. Where the drawn classes cannot fill the batch, towards the end of an
     epoch, further classes are drawn until they can.
 
-    It takes the labels of any data set, and batches follow from the seed and the epoch alone. Use it as
+    Batches follow from the labels, the seed and the epoch alone. Use it as
     ``DataLoader(dataset, batch_sampler=ClassLimitedBatchSampler(dataset.targets, 128, 20))``. On several processes the
     batches are dealt out in turn, the same number to each. Under Lightning this, and the calls of ``set_epoch``, happen
     by themselves for loaders made in a ``*_dataloader`` method; elsewhere give ``num_replicas`` and ``rank``. A
-    remainder is what is left when no process can have another full batch: fewer than ``num_replicas * batch_size``
-    samples, others in each epoch. With ``drop_last`` they are left out, otherwise they are shared out evenly as one
-    smaller last batch for each process, and fewer than ``num_replicas`` samples are left out.
+    remainder is what is left when no process can have another full batch. With ``drop_last`` it is left out, otherwise
+    it is shared out evenly as one smaller last batch for each process.
 
     Departures from the official algorithm: that one starts a batch with the first 20 samples of a shuffled order, so
-    with fewer than 20 classes; asks for 10 classes at least, whatever the target; and fills the batch from the front
-    of the order, so that the front holds ever fewer classes (about 14 in a batch, and 7 % of the pairs share a class).
-    Here a batch has all ``classes_per_batch`` (with 20 of 100, 4.9 % of the pairs share a class; with 14, 7.1 %), but
-    for the last few of an epoch, which have more. That one tops a batch up with any samples left, here further classes
-    are as few as possible. Its draws are not seeded, and it knows one process only.
+    with fewer than 20 classes, and fills it from the front of the order, so that the front holds ever fewer classes
+    (about 14 in a batch, and 7 % of the pairs share a class). Here a batch has all ``classes_per_batch`` (with 20 of
+    100, 4.9 % of the pairs share a class; with 14, 7.1 %), but for the last few of an epoch, which have more. The
+    official draws are not seeded, and know one process only.
 
     Args:
         labels: (N,) class of each sample; any whole numbers, not necessarily from 0.
@@ -100,11 +98,7 @@ class ClassLimitedBatchSampler(BatchSampler):
         return 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the batches of an epoch; without, every epoch is that of the constructor.
-
-        Args:
-            epoch: Number of the epoch, from 0.
-        """
+        """Chooses the batches of an epoch, from 0; without, every epoch is that of the constructor."""
         if isinstance(self.sampler, DistributedSampler):
             self.sampler.set_epoch(epoch)
 

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
-from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes
 
 from ..shared.arguments import check_at_least, check_choice
 from ..shared.pictures import Unreadable, decode_all
@@ -47,18 +46,16 @@ class ImageFolderDataModule(ImageDataModule):
         """
         check_choice("unreadable", unreadable, get_args(Unreadable))
         check_at_least(1, image_size=image_size)
-        for split in ("train", "test"):
-            if not Path(data_dir, split).is_dir():
+        train, test = Path(data_dir, "train"), Path(data_dir, "test")
+        for folder in (train, test):
+            if not folder.is_dir():
                 raise FileNotFoundError(
-                    f"no folder {str(Path(data_dir, split))!r}; pictures are expected as "
-                    f"{Path(data_dir, 'train', '<class>', '*.png')} and {Path(data_dir, 'test', '<class>', '*.png')} "
-                    f"(or {', '.join(IMG_EXTENSIONS)}), one folder for each class"
+                    f"no folder {str(folder)!r}; pictures are expected as {train / '<class>' / '*.png'} and "
+                    f"{test / '<class>' / '*.png'} (or {', '.join(IMG_EXTENSIONS)}), one folder for each class"
                 )
-        self.classes = sorted(entry.name for entry in Path(data_dir, "train").iterdir() if entry.is_dir())
+        self.classes = sorted(entry.name for entry in train.iterdir() if entry.is_dir())
         if len(self.classes) < 2:
-            raise ValueError(
-                f"a classifier needs two classes, {str(Path(data_dir, 'train'))!r} has folders for {self.classes}"
-            )
+            raise ValueError(f"a classifier needs two classes, {str(train)!r} has folders for {self.classes}")
         self.name, self.unreadable = Path(data_dir).resolve().name, unreadable
         self.num_classes = len(self.classes)
         self.image_shape = (3, image_size, image_size)
@@ -74,17 +71,13 @@ class ImageFolderDataModule(ImageDataModule):
                 be skipped, a class has no other ones to train on, or they do not fit into ``memory_limit``.
         """
         folder = Path(self.data_dir, "train" if train else "test")
-        unknown = set(find_classes(folder)[0]) - set(self.classes)
-        if unknown:
+        if unknown := set(find_classes(folder)[0]) - set(self.classes):
             raise ValueError(f"{str(folder)!r} has classes without training pictures: {', '.join(sorted(unknown))}")
-        numbers = {name: number for number, name in enumerate(self.classes)}
-        samples = make_dataset(folder, numbers, extensions=IMG_EXTENSIONS, allow_empty=not train)
-        labels = torch.tensor([number for _, number in samples], dtype=torch.int64)
-        paths = [path for path, _ in samples]
         size = self.image_shape[1:]
-        images, kept = decode_all(folder, paths, *size, self.num_workers, self.memory_limit, self.unreadable)
-        lost = set(labels.tolist()) - set(labels[kept].tolist())
+        images, labels = decode_all(
+            folder, self.classes, not train, *size, self.num_workers, self.memory_limit, self.unreadable
+        )
+        lost = [name for number, name in enumerate(self.classes) if not (labels == number).any()]
         if train and lost:
-            names = ", ".join(self.classes[number] for number in sorted(lost))
-            raise ValueError(f"no picture can be read of these classes of {str(folder)!r}: {names}")
-        return images, labels[kept]
+            raise ValueError(f"no picture can be read of these classes of {str(folder)!r}: {', '.join(lost)}")
+        return images, labels

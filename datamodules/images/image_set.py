@@ -8,12 +8,7 @@ from ..shared.memory import MemorySet
 
 
 class ImageSet(MemorySet):
-    """Images with labels.
-
-    Args:
-        images: (N, C, H, W) uint8, possibly none.
-        labels: (N,) int64.
-    """
+    """Images (N, C, H, W) uint8, possibly none, with labels (N,) int64."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         super().__init__(images, labels)
@@ -21,11 +16,7 @@ class ImageSet(MemorySet):
 
 
 class UnlabelledSet(MemorySet):
-    """Images without labels.
-
-    Args:
-        images: (N, C, H, W) uint8.
-    """
+    """Images (N, C, H, W) uint8 without labels."""
 
     def __init__(self, images: Tensor) -> None:
         super().__init__(images)
@@ -33,11 +24,7 @@ class UnlabelledSet(MemorySet):
 
 
 def stratified_split(labels: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Sets ``size`` samples apart, of each class in proportion (to one sample), with a fixed draw.
-
-    Args:
-        labels: (N,) int64.
-        size: Number of samples to set apart, in [0, N].
+    """Sets ``size`` of N samples apart, of each class in proportion (to one sample), with a fixed draw.
 
     Returns:
         Indices of the remaining N - size samples and of the ``size`` samples, both ascending.

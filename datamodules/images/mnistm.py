@@ -21,7 +21,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from ..shared.arguments import check_choice
 from ..shared.augment import windows
-from ..shared.pictures import Unreadable, broken_pictures, check_readable, upright
+from ..shared.pictures import Unreadable, readable_pictures, upright
 from .base import ImageDataModule
 from .sources import DIGITS_SOURCE, MNIST_SOURCE, Source, Split
 
@@ -29,9 +29,7 @@ CHUNK = 4096  # images blended at a time, which bounds the memory beside the res
 
 
 def blend(digits: Tensor, photographs: Iterable[Tensor], count: int, seed: int) -> Tensor:
-    """``|digit - patch|`` for each pixel and channel, each digit with a random patch of a random photograph.
-
-    Photographs and the places of the patches are uniform, all from one generator: two calls, the same bytes.
+    """``|digit - patch|`` for each pixel and channel, each digit with a uniformly drawn patch of a photograph.
 
     Args:
         digits: (N, 1, H, W) uint8.
@@ -58,11 +56,7 @@ def blend(digits: Tensor, photographs: Iterable[Tensor], count: int, seed: int) 
 
 
 def photograph_files(folder: str) -> list[Path]:
-    """The pictures of a folder and its subfolders in the order of their paths.
-
-    Raises:
-        FileNotFoundError: There is no such folder, or no picture in it.
-    """
+    """The pictures of a folder and its subfolders in the order of their paths; ``FileNotFoundError`` for none."""
     root = Path(folder)
     files = [path for path in root.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS and path.is_file()]
     if not files:
@@ -74,16 +68,10 @@ def photograph_files(folder: str) -> list[Path]:
 
 
 def read_photographs(files: Sequence[Path], reduction: float, height: int, width: int) -> Iterator[Tensor]:
-    """Reads photographs one by one, each turned as its EXIF says, and reduces them (antialiased).
-
-    Args:
-        files: The photographs; none for the two of scikit-learn.
-        reduction: How many times rows and columns are reduced.
-        height: Rows that each must have left.
-        width: Columns that each must have left.
+    """Reads the files, or the two photographs of scikit-learn for none, with rows and columns reduced (antialiased).
 
     Yields:
-        (3, H, W) uint8; a grey photograph has three equal channels.
+        (3, H, W) uint8 with H >= ``height`` and W >= ``width``; a grey photograph has three equal channels.
 
     Raises:
         ValueError: A photograph cannot be read or is too small.
@@ -152,21 +140,16 @@ class BlendedDigitsDataModule(ImageDataModule):
         images, labels = self.digits.read(self.data_dir, train)
         if self.binarise:
             images = (images > 0).byte() * 255
+        folder = Path(self.photographs or "")
         files = [] if self.photographs is None else photograph_files(self.photographs)
-        if files and self.unreadable == "skip":
-            files = self._readable(files)
+        if self.unreadable == "skip":
+            files = readable_pictures(folder, files, self.unreadable)
         try:
             photographs = read_photographs(files, self.reduction, *images.shape[2:])
             return blend(images, photographs, len(files) or 2, seed=0 if train else 1), labels
         except ValueError:
-            self._readable(files)  # all that cannot be read, not only the first
+            readable_pictures(folder, files, self.unreadable)  # names all that cannot be read, not only the first
             raise
-
-    def _readable(self, files: list[Path]) -> list[Path]:
-        """The photographs that can be read; raises or warns if there are others."""
-        broken = broken_pictures(files)
-        check_readable(Path(self.photographs or ""), len(files), broken, self.unreadable)
-        return [path for path in files if str(path) not in broken]
 
 
 class MNISTMDataModule(BlendedDigitsDataModule):

@@ -3,9 +3,6 @@
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
-
 from ..shared.arguments import check_at_least, check_choice
 from ..shared.pictures import Unreadable, decode_all
 from .base import ImageDataModule
@@ -70,13 +67,10 @@ class Office31DataModule(ImageDataModule):
                 into ``memory_limit``.
         """
         if self._pictures_and_labels is None:
-            numbers = {name: number for number, name in enumerate(self._classes())}
-            paths, labels = zip(*make_dataset(self.folder, numbers, extensions=IMG_EXTENSIONS), strict=True)
-            _, height, width = self.image_shape
-            images, kept = decode_all(
-                self.folder, list(paths), height, width, self.num_workers, self.memory_limit, self.unreadable
+            size = self.image_shape[1:]
+            self._pictures_and_labels = decode_all(
+                self.folder, self._classes(), False, *size, self.num_workers, self.memory_limit, self.unreadable
             )
-            self._pictures_and_labels = images, torch.tensor(labels, dtype=torch.int64)[kept]
         return self._pictures_and_labels
 
     def _classes(self) -> list[str]:
@@ -84,8 +78,8 @@ class Office31DataModule(ImageDataModule):
         folder = self.folder
         if not folder.is_dir():
             raise FileNotFoundError(
-                f"no folder {str(folder)!r}; the pictures of Office-31 are expected as "
-                f"{Path(self.data_dir, self.name, 'images', '<class>', '*.jpg')}, unpacked from the published archive"
+                f"no folder {str(folder)!r}; the pictures of Office-31 are expected as {folder / '<class>' / '*.jpg'}, "
+                "unpacked from the published archive"
             )
         classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
         if len(classes) != self.full_classes:

@@ -26,11 +26,7 @@ PHOTO_SIZE = (427, 640)
 
 
 def interpolated(images: Tensor) -> Tensor:
-    """The pixel mean of each image and one other; every image takes part in two means.
-
-    Raises:
-        ValueError: There is only one image.
-    """
+    """The pixel mean of each image and one other; every image takes part in two means."""
     if len(images) < 2:
         raise ValueError(f"near/interpolated needs at least two test images, got {len(images)}")
     order = torch.from_numpy(check_random_state(SEED).permutation(len(images)))
@@ -39,12 +35,9 @@ def interpolated(images: Tensor) -> Tensor:
 
 
 def rotated(images: Tensor) -> Tensor:
-    """Each image turned by 90 degrees, counter-clockwise: exact, so that no interpolation gives the set away.
+    """Each square image turned by 90 degrees, counter-clockwise: exact, no interpolation gives the set away.
 
     Some classes survive the turn (a digit 0): no score can reach an AUROC of 1 on such a set.
-
-    Raises:
-        ValueError: The images are not square.
     """
     if images.shape[-1] != images.shape[-2]:
         raise ValueError(f"near/rotated needs square images, got {images.shape[-2]}x{images.shape[-1]}")
@@ -83,21 +76,13 @@ def photo_patches(images: Tensor) -> Tensor:
         chosen = np.flatnonzero(distance == index)
         draws = [random.randint(high, size=len(chosen)) for high in (2, rows - height + 1, columns - width + 1)]
         which, top, left = (torch.from_numpy(draw).long() for draw in draws)
-        seen = fit(photos, (channels, rows, columns))
-        patches[torch.from_numpy(chosen)] = windows(seen, which, top, left, height, width)
+        photographs = fit(photos, (channels, rows, columns))
+        patches[torch.from_numpy(chosen)] = windows(photographs, which, top, left, height, width)
     return patches
 
 
 def fit(images: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """Brings images of another set to a shape: grey from or to RGB, and an antialiased bilinear resize.
-
-    Args:
-        images: (N, C', H', W') uint8 with one or three channels.
-        shape: (C, H, W) with one or three channels.
-
-    Returns:
-        (N, C, H, W) uint8.
-    """
+    """Brings (N, C', H', W') uint8 images to a shape (C, H, W): grey from or to RGB, antialiased bilinear resize."""
     if images.shape[1] == 3 and shape[0] == 1:
         images = functional.rgb_to_grayscale(images)
     resized = functional.resize(images, list(shape[1:]), antialias=True)
@@ -115,15 +100,7 @@ GENERATED: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def folder(name: str, data_dir: str) -> Path | None:
-    """The folder of pictures behind a set of the user's own, ``<data_dir>/<set>/test`` for ``near|far/<set>``.
-
-    Args:
-        name: Name of the set.
-        data_dir: Folder that holds the files of all sets.
-
-    Returns:
-        The folder, or None if it does not exist, has no subfolder, or the name cannot be that of a folder.
-    """
+    """The folder of a user's own pictures, ``<data_dir>/<set>/test`` for ``near|far/<set>``; None without classes."""
     side, _, rest = name.partition("/")
     if side not in ("near", "far") or not rest or rest.startswith(".") or "/" in rest or "\\" in rest:
         return None  # names become keys of the loggers and names of files: no separators, nothing outside data_dir
@@ -134,18 +111,7 @@ def folder(name: str, data_dir: str) -> Path | None:
 def check_names(
     names: Sequence[str], own_name: str, image_shape: tuple[int, int, int], held_out: bool, data_dir: str
 ) -> None:
-    """Refuses names of sets that cannot be made, before anything is read.
-
-    Args:
-        names: What the user asked for.
-        own_name: Name of the in-distribution set.
-        image_shape: (C, H, W) of the in-distribution images.
-        held_out: Whether classes are held out.
-        data_dir: Where folders of pictures are looked for.
-
-    Raises:
-        ValueError: A name is unknown, given twice or the in-distribution set's own; or the set cannot be made.
-    """
+    """Refuses names that are unknown, given twice or the set's own, and sets that cannot be made of such images."""
     sets = [name for name in SOURCES if name != own_name]
     if len(set(names)) != len(names):
         raise ValueError(f"each set of ood may be named once, got {list(names)}")

@@ -42,23 +42,9 @@ class SemiSupervisedDataModule(LightningDataModule):
         if data.classes_per_batch is not None:
             raise ValueError(f"classes_per_batch={data.classes_per_batch} is not for semi-supervised batches")
         self.data, self.labels_per_class, self.seed = data, labels_per_class, seed
+        self.num_classes, self.image_shape, self.test_sets = data.num_classes, data.image_shape, data.test_sets
         wrapped = {"class_path": type(data).__name__, **data.hparams}
         self.save_hyperparameters({"data": wrapped, "labels_per_class": labels_per_class, "seed": seed}, logger=False)
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return self.data.num_classes
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
-        return self.data.image_shape
-
-    @property
-    def test_sets(self) -> tuple[str, ...]:
-        """Names of the test sets in the order of ``test_dataloader``."""
-        return self.data.test_sets
 
     def prepare_data(self) -> None:
         """Downloads what is missing if the wrapped data module is to."""

@@ -74,10 +74,7 @@ class Source:
             raise FileNotFoundError(f"{self._message(data_dir)} The download failed: {cause}") from error
 
     def read(self, data_dir: str, train: bool) -> Split:
-        """Reads one published split.
-
-        Returns:
-            Images (N, C, H, W) uint8 and labels (N,) int64.
+        """Reads one published split: images (N, C, H, W) uint8 and labels (N,) int64.
 
         Raises:
             FileNotFoundError: Files are missing; the message says which, and how to get them.
@@ -115,8 +112,8 @@ class Source:
 def check_split(images: Tensor, labels: Tensor, image_shape: tuple[int, int, int], num_classes: int) -> None:
     """Raise ``ValueError`` if images or labels are not what a set consists of; a GPU would give no useful error."""
     if images.dtype != torch.uint8 or tuple(images.shape[1:]) != image_shape:
-        expected = f"uint8 of shape {('N', *image_shape)}"
-        raise ValueError(f"images must be {expected}, got {images.dtype} of shape {tuple(images.shape)}")
+        got = f"{images.dtype} of shape {tuple(images.shape)}"
+        raise ValueError(f"images must be uint8 of shape {('N', *image_shape)}, got {got}")
     if tuple(labels.shape) != (len(images),) or not len(labels):
         raise ValueError(f"{len(images)} images have labels of shape {tuple(labels.shape)}")
     if labels.min() < 0 or labels.max() >= num_classes:

@@ -45,11 +45,8 @@ def windows(images: Tensor, which: Tensor, top: Tensor, left: Tensor, height: in
 def random_crop(images: Tensor, padding: int, mode: str = "constant", share: tuple[int, int] = (0, 1)) -> Tensor:
     """Pads each image on all sides and cuts a window of the old size at an offset of its own.
 
-    Args:
-        images: The batch.
-        padding: Pixels added on each side; the offsets are uniform on {0, ..., 2 * padding} in both directions.
-        mode: ``"constant"`` pads with zeros, ``"reflect"`` mirrors the image (``padding`` < H, W).
-        share: Rank of this process and number of processes.
+    The offsets are uniform on {0, ..., 2 * padding} in both directions. The mode ``"constant"`` pads with zeros,
+    ``"reflect"`` mirrors the image (``padding`` < H, W).
     """
     count, _, height, width = images.shape
     rank, processes = share
@@ -72,13 +69,8 @@ def cutout(images: Tensor, side: int, fill: Tensor, share: tuple[int, int] = (0,
     """Fills a square hole in each image, at a place of its own (DeVries and Taylor 2017).
 
     The centre is uniform over all pixels, and a hole that crosses the border is clipped: as in the official code, the
-    hole is the rows and columns from ``centre - side // 2`` to ``centre + side // 2 - 1`` that there are.
-
-    Args:
-        images: The batch.
-        side: Rows and columns of the hole; an odd one counts as the even number below.
-        fill: (C, 1, 1) or a shape that broadcasts to it, of the dtype and on the device of ``images``.
-        share: Rank of this process and number of processes.
+    hole is the rows and columns from ``centre - side // 2`` to ``centre + side // 2 - 1`` that there are. Its colour
+    ``fill`` broadcasts to (C, 1, 1), of the dtype and on the device of ``images``.
     """
     count, _, height, width = images.shape
     rank, processes = share
@@ -92,18 +84,11 @@ def cutout(images: Tensor, side: int, fill: Tensor, share: tuple[int, int] = (0,
 
 
 def normalise(images: Tensor, mean: float | tuple[float, ...] = 0.5, std: float | tuple[float, ...] = 0.5) -> Tensor:
-    """Turns bytes into floats: ``(images / 255 - mean) / std``.
+    """Turns bytes into float32: ``(images / 255 - mean) / std``, with one mean and deviation or one for each channel.
 
-    Args:
-        images: (B, C, H, W) uint8.
-        mean: One value, or one for each channel, for pixels in [0, 1].
-        std: One value, or one for each channel, for pixels in [0, 1].
-
-    Returns:
-        (B, C, H, W) float32; exactly -1 for byte 0 and 1 for byte 255 with the defaults.
+    With the defaults byte 0 becomes exactly -1 and byte 255 exactly 1.
     """
     if isinstance(mean, tuple) or isinstance(std, tuple):
-        centre = torch.as_tensor(mean, device=images.device).view(-1, 1, 1)
-        scale = torch.as_tensor(std, device=images.device).view(-1, 1, 1)
+        centre, scale = (torch.as_tensor(one, device=images.device).view(-1, 1, 1) for one in (mean, std))
         return images.float().mul_(1 / 255).sub_(centre).div_(scale)
     return images.float().mul_(1 / (255 * std)).sub_(mean / std)

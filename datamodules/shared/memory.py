@@ -16,10 +16,7 @@ def as_tensor(indices: list[int]) -> Tensor:
 class MemorySet(Dataset[Any]):
     """Columns in memory, fetched a batch at a time (``__getitems__``), so without Python for each sample.
 
-    Samples and batches are tuples of all columns, or a tensor if there is only one.
-
-    Args:
-        *columns: Tensors of N rows each.
+    Columns are tensors of N rows each; samples and batches are tuples of all columns, or a tensor if there is only one.
     """
 
     def __init__(self, *columns: Tensor) -> None:

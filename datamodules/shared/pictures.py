@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from PIL import Image, ImageOps
 from torch import Tensor
+from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from .collate import listed
@@ -33,44 +34,42 @@ def upright(path: str) -> Image.Image:
 
 
 def decode(path: str, height: int, width: int) -> Tensor:
-    """Reads one picture: RGB, turned as its EXIF says, cut to its central part and resized (antialiased).
-
-    Returns:
-        (3, height, width) uint8.
-
-    Raises:
-        ValueError: The picture cannot be read.
-    """
+    """Reads one picture as ``upright`` does, cut to its central part and resized (antialiased), (3, H, W) uint8."""
     return pil_to_tensor(ImageOps.fit(upright(path), (width, height), Image.Resampling.BILINEAR))
 
 
 def decode_all(
     folder: Path,
-    paths: list[str],
+    classes: Sequence[str],
+    allow_empty: bool,
     height: int,
     width: int,
     threads: int,
     memory_limit: int,
     unreadable: Unreadable | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Reads the pictures of a folder.
+    """Reads the pictures in ``folder/<class>``, class by class.
 
     Args:
-        folder: The folder, for the message.
-        paths: The pictures, N.
-        height: Height to which they are brought.
+        folder: The folder of the classes.
+        classes: Their names, in the order of their labels.
+        allow_empty: Whether a class may have no picture.
+        height: Height to which pictures are brought.
         width: Width to which they are brought.
         threads: Threads that decode.
         memory_limit: Bytes that the result may have.
         unreadable: Whether pictures that cannot be read are refused or skipped; None where there is no choice.
 
     Returns:
-        (n, 3, height, width) uint8, in the order of ``paths``, and which of them these are, (n,) int64; n = N unless
-        some were skipped.
+        (n, 3, height, width) uint8 and labels (n,) int64, of the pictures that are not skipped.
 
     Raises:
+        FileNotFoundError: A class has no picture.
         ValueError: Pictures cannot be read and are not to be skipped, or the pictures do not fit into ``memory_limit``.
     """
+    numbers = {name: number for number, name in enumerate(classes)}
+    samples = make_dataset(folder, numbers, extensions=IMG_EXTENSIONS, allow_empty=allow_empty)
+    paths = [path for path, _ in samples]
     size = len(paths) * 3 * height * width
     if size > memory_limit:
         side = f"image_size={height}" if height == width else f"{height}x{width}"
@@ -89,22 +88,13 @@ def decode_all(
             else:
                 broken[path] = image
     check_readable(folder, len(paths), broken, unreadable)
-    kept = torch.tensor([index for index, path in enumerate(paths) if path not in broken], dtype=torch.int64)
-    return images[kept] if broken else images, kept
+    kept = torch.tensor([path not in broken for path in paths], dtype=torch.bool)
+    labels = torch.tensor([number for _, number in samples], dtype=torch.int64)
+    return images[kept] if broken else images, labels[kept]
 
 
 def check_readable(folder: Path, count: int, broken: Mapping[str, str], unreadable: Unreadable | None) -> None:
-    """Refuses pictures that cannot be read, or warns that they are skipped; all of them in one message.
-
-    Args:
-        folder: Where they are, for the message.
-        count: How many pictures there are, the others included.
-        broken: The pictures that cannot be read, each with the reason.
-        unreadable: What to do with them; None where there is no choice.
-
-    Raises:
-        ValueError: They are not to be skipped, or there are no others.
-    """
+    """Refuses the ``broken`` ones of ``count`` pictures, each with its reason, or warns that they are skipped."""
     if not broken:
         return
     names = listed([Path(path).relative_to(folder).as_posix() for path in broken])
@@ -116,10 +106,12 @@ def check_readable(folder: Path, count: int, broken: Mapping[str, str], unreadab
     raise ValueError(f"{text}{'; unreadable=skip leaves them out' if unreadable == 'refuse' else ''}")
 
 
-def broken_pictures(paths: Sequence[Path]) -> dict[str, str]:
-    """Of some pictures those that cannot be read, each with the reason."""
-    attempts = ((str(path), _attempt(str(path), 1, 1)) for path in paths)
-    return {path: reason for path, reason in attempts if isinstance(reason, str)}
+def readable_pictures(folder: Path, paths: Sequence[Path], unreadable: Unreadable) -> list[Path]:
+    """The pictures that can be read; refuses the others or warns that they are skipped."""
+    attempts = {str(path): _attempt(str(path), 1, 1) for path in paths}
+    broken = {path: reason for path, reason in attempts.items() if isinstance(reason, str)}
+    check_readable(folder, len(paths), broken, unreadable)
+    return [path for path in paths if str(path) not in broken]
 
 
 def _attempt(path: str, height: int, width: int) -> Tensor | str:

@@ -18,11 +18,6 @@ class RestartingSampler(DistributedSampler[int]):
     repeat itself. Lightning leaves a ``DistributedSampler`` of ours alone, apart from calling ``set_epoch``. The order
     follows from the seed of ``seed_everything``, the epoch and the number of the pass within it: all processes agree
     on it without communication, and a resumed run has the orders that the uninterrupted one would have had.
-
-    Args:
-        dataset: The set to read.
-        num_replicas: Number of processes.
-        rank: Number of this process.
     """
 
     def __init__(self, dataset: Sized, num_replicas: int, rank: int) -> None:

@@ -23,12 +23,7 @@ from .text import Floats, Table, check_numbers, choose_features, equal_rows, rea
 
 
 class RowSet(MemorySet):
-    """Rows with labels.
-
-    Args:
-        features: (N, D) float32.
-        targets: (N,) float32.
-    """
+    """Features (N, D) float32 with labels (N,) float32."""
 
     def __init__(self, features: Tensor, targets: Tensor) -> None:
         super().__init__(features, targets)
@@ -131,14 +126,7 @@ class TabularDataModule(LightningDataModule):
         self._sets = (sets[0], sets[1], sets[2])
 
     def standardise(self, features: Floats) -> Tensor:
-        """What the module is to see of new rows; after ``setup``.
-
-        Args:
-            features: (N, D) as they were measured.
-
-        Returns:
-            (N, D) float32.
-        """
+        """What the module is to see, (N, D) float32, of features (N, D) as they were measured; after ``setup``."""
         return torch.from_numpy(((features - self.mean) / self.std).astype(np.float32))
 
     def sets(self) -> tuple[RowSet, RowSet, RowSet]:
@@ -165,13 +153,7 @@ class TabularDataModule(LightningDataModule):
         return self.test_dataloader()[0]
 
     def loader(self, rows: RowSet, batch_size: int, shuffle: bool = False) -> DataLoader:
-        """A plain DataLoader without worker processes, in which Lightning can put the sampler of several processes.
-
-        Args:
-            rows: To be drawn from.
-            batch_size: Rows in a batch.
-            shuffle: Whether each epoch has another random order.
-        """
+        """A DataLoader without worker processes, in which Lightning can put the sampler of several processes."""
         pinned = torch.cuda.is_available()
         kind = ResumableLoader if shuffle else DataLoader
         return kind(rows, batch_size=batch_size, shuffle=shuffle, collate_fn=as_is, pin_memory=pinned)

@@ -1,7 +1,7 @@
 """The published regression tables: where their files lie, in which formats, and what is to be predicted."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -85,9 +85,7 @@ def _white_space(num_features: int) -> Callable[[Path], Table]:
                 f"the index files beside {path} must name different columns and one target, got "
                 f"features {features} and target {[target, *more]}"
             )
-        rows = read_rows(path, {number: f"column {number}" for number in (*features, target)}, None)
-        names = tuple(f"column {number}" for number in features)
-        return Table(rows.values[:, :-1], rows.values[:, -1], feature_names=names, lines=rows.lines)
+        return read_rows(path, {number: f"column {number}" for number in (*features, target)}, None)
 
     return read
 
@@ -102,13 +100,7 @@ def _indices(path: Path, otherwise: list[int]) -> list[int]:
 
 
 def read_csv(path: Path, target: str, drop: tuple[str, ...] = (), group: str | None = None) -> Table:
-    """Reads a text file whose first line names the columns; all but target, ``drop`` and ``group`` are features.
-
-    Args:
-        path: Columns between commas, semicolons or tabs; ``.gz`` is unpacked.
-        target: The column to predict.
-        drop: Columns to leave out.
-        group: The column that says which rows share a subject, numbers or text.
+    """Reads a text file as ``CSVRegressionDataModule`` describes it.
 
     Raises:
         ValueError: A column is missing or holds text, or rows differ in their number of columns.
@@ -116,19 +108,14 @@ def read_csv(path: Path, target: str, drop: tuple[str, ...] = (), group: str | N
     names, delimiter = read_header(path)
     features = choose_features(path, names, target, drop, group)
     columns = {number: names[number] for number in (*features, names.index(target))}
-    subject = None if group is None else names.index(group)
-    rows = read_rows(path, columns, delimiter, header=True, group=subject)
-    feature_names = tuple(names[number] for number in features)
-    return Table(rows.values[:, :-1], rows.values[:, -1], rows.groups, None, feature_names, rows.lines)
+    return read_rows(path, columns, delimiter, header=True, group=None if group is None else names.index(group))
 
 
 def _songs(path: Path) -> Table:
     """Columns between commas without a header: the year first, then 90 features of the timbre."""
-    rows = read_rows(path, {number: f"column {number}" for number in range(91)}, ",")
-    complete = len(rows.values) == sum(OFFICIAL_SONGS)
-    test_rows = np.arange(len(rows.values)) >= OFFICIAL_SONGS[0] if complete else None
-    names = tuple(f"column {number}" for number in range(1, 91))
-    return Table(rows.values[:, 1:], rows.values[:, 0], None, test_rows, names, rows.lines)
+    table = read_rows(path, {number: f"column {number}" for number in (*range(1, 91), 0)}, ",")
+    complete = len(table.target) == sum(OFFICIAL_SONGS)
+    return replace(table, test_rows=np.arange(len(table.target)) >= OFFICIAL_SONGS[0] if complete else None)
 
 
 def _with_header(target: str, drop: tuple[str, ...] = (), group: str | None = None) -> Callable[[Path], Table]:

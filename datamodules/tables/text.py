@@ -34,7 +34,7 @@ class Table:
         groups: (N,) what rows of one subject share, numbers or text; None where each row stands for itself.
         test_rows: (N,) bool, the rows of a published test split; None where there is none.
         feature_names: D names for messages; none for ``column 0``, ``column 1`` and so on.
-        lines: (N,) where each row stands in its file, from 1; None for the number of the row, from 0.
+        lines: (N,) line of its file that each row ends in, from 1; None for the number of the row, from 0.
     """
 
     features: Floats
@@ -45,29 +45,8 @@ class Table:
     lines: NDArray[np.int64] | None = None
 
 
-@dataclass(frozen=True)
-class Rows:
-    """The columns of a text file that were asked for.
-
-    Attributes:
-        values: (N, C) float64.
-        groups: (N,) text of the group column; None without one.
-        lines: (N,) line of the file that each row ends in, from 1.
-    """
-
-    values: Floats
-    groups: NDArray | None
-    lines: NDArray[np.int64]
-
-
 def read_header(path: Path) -> tuple[list[str], str]:
-    """The names in the first line of a text file, and what separates them.
-
-    Args:
-        path: Text in UTF-8, or such text packed by gzip if the name ends in ``.gz``.
-
-    Returns:
-        The names, and the one of ``,``, ``;`` and tab that the first line has most of.
+    """The names in the first line of a text file, and what separates them: its most frequent of ``,``, ``;`` and tab.
 
     Raises:
         ValueError: The file is empty or no text, its first line holds numbers only, or a name comes twice.
@@ -86,14 +65,7 @@ def read_header(path: Path) -> tuple[list[str], str]:
 
 
 def choose_features(path: Path, names: list[str], target: str, drop: Collection[str], group: str | None) -> list[int]:
-    """Positions of the features: of all columns but the target, the dropped ones and the group's.
-
-    Args:
-        path: The file, for messages.
-        names: All columns.
-        target: The column to predict.
-        drop: Columns to leave out.
-        group: The column that says which rows share a subject.
+    """Positions of the features in ``names``: of all columns but the target, the dropped ones and the group's.
 
     Raises:
         ValueError: A column does not exist, has two roles or no name, or no feature is left.
@@ -120,12 +92,12 @@ def choose_features(path: Path, names: list[str], target: str, drop: Collection[
 
 def read_rows(
     path: Path, columns: dict[int, str], delimiter: str | None, header: bool = False, group: int | None = None
-) -> Rows:
+) -> Table:
     """Reads columns of numbers, about two million numbers a second; empty lines are skipped.
 
     Args:
         path: Text in UTF-8, or such text packed by gzip if the name ends in ``.gz``.
-        columns: Position and name of each wanted column, at least two.
+        columns: Position and name of each feature and then of the target.
         delimiter: What separates the columns; None for white space.
         header: Whether the first line is skipped.
         group: Position of a column that is kept as text.
@@ -140,8 +112,8 @@ def read_rows(
     with _readable(path) as file:
         rows = _rows(_lines(file, path), delimiter)
         if header:
-            first, names = next(rows)
-            width = len(names)
+            first, row = next(rows)
+            width = len(row)
         while block := list(islice(rows, BLOCK)):
             if not width:
                 first, width = block[0][0], len(block[0][1])
@@ -158,20 +130,13 @@ def read_rows(
         raise ValueError(f"the group has no value in line {lines[groups.index('')]} of {path}")
     if not blocks:
         raise ValueError(f"{path} has no rows")
-    return Rows(np.concatenate(blocks), np.array(groups) if group is not None else None, np.array(lines))
+    values, names = np.concatenate(blocks), tuple(columns.values())[:-1]
+    texts = None if group is None else np.array(groups)
+    return Table(values[:, :-1], values[:, -1], texts, None, names, np.array(lines))
 
 
 def check_numbers(table: Table, where: str, target_name: str) -> None:
-    """Refuses what cannot be standardised or learned.
-
-    Args:
-        table: To be checked.
-        where: What the table is called in the message.
-        target_name: What the target is called in the message.
-
-    Raises:
-        ValueError: Shapes do not fit, or a number is NaN, infinite or too large for float32.
-    """
+    """Raise ``ValueError`` if shapes do not fit, or a number is NaN, infinite or too large for float32."""
     features, target = table.features, table.target
     shapes = {"target": target.shape} | {
         name: column.shape
@@ -213,9 +178,9 @@ def split_rows(
     groups: NDArray | None = None,
     test_rows: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Splits the rows at random; rows of one group stay together. The draw is the same on every machine.
+    """Splits the rows at random, alike on every machine; rows of one group stay together.
 
-    The test rows depend on neither ``val_share`` nor on what follows: they are drawn first.
+    The test rows are drawn first: they do not depend on ``val_share``.
 
     Args:
         count: Number of rows N.
@@ -236,9 +201,7 @@ def split_rows(
     place = np.empty(units, dtype=np.int64)  # where each unit stands in a random order
     place[check_random_state(seed).permutation(units)] = np.arange(units)
     place = place[unit]
-    test = np.zeros(count, dtype=bool) if test_rows is None else test_rows
-    if test_rows is None:
-        test = place < _units(place, test_share * count)
+    test = place < _units(place, test_share * count) if test_rows is None else test_rows
     rest = np.where(test, units, place)
     val = rest < (_units(rest[~test], val_share * np.sum(~test)) if val_share else 0)
     train = ~test & ~val
@@ -296,9 +259,8 @@ def _numbers(fields: list[tuple], block: list[tuple[int, list[str]]], columns: d
         return np.array(fields, dtype=np.float64)
     except ValueError as error:
         for row, (line, _) in zip(fields, block, strict=True):
-            if text := {
-                name: field for name, field in zip(columns.values(), row, strict=True) if not _is_number(field)
-            }:
+            named = zip(columns.values(), row, strict=True)
+            if text := {name: field for name, field in named if not _is_number(field)}:
                 (name, field), *_ = text.items()
                 what = f"holds {field[:40]!r}, which is no number" if field.strip() else "has no value"
                 raise ValueError(
