@@ -29,19 +29,12 @@ class Domains(NamedTuple):
 
 
 class DomainRows(NamedTuple):
-    """A module's outputs for the samples of a domain.
+    """A module's outputs for the samples of a domain, in the data set's order."""
 
-    Attributes:
-        logits: (N, K) of all samples, in the data set's order.
-        labels: (N,), -1 where there are none.
-        features: (M, D) of M <= N samples, evenly spread.
-        places: (M,) rows of these samples.
-    """
-
-    logits: Tensor
-    labels: Tensor
-    features: Tensor
-    places: Tensor
+    logits: Tensor  # (N, K)
+    labels: Tensor  # (N,), -1 where there are none
+    features: Tensor  # (M, D) of M <= N samples, evenly spread
+    places: Tensor  # (M,) rows of these samples
 
 
 def check_module(pl_module: LightningModule, needed_by: str) -> None:
@@ -98,15 +91,10 @@ def run_features(
     number: int,
     dataloader_idx: int = 0,
 ) -> Table:
-    """Domain features and labels of samples of a loader, evenly spread, in a pass of its own. A collective.
+    """Features and labels of at most so many samples of a loader, in a pass of its own: see `run_through`. A collective.
 
-    Args:
-        trainer: In any run.
-        pl_module: Its module in evaluation mode.
-        loader: Gives batches ``(x, y)`` or ``x``.
-        limit: A share of the samples, or a number of batches, as Lightning's ``limit_val_batches``.
-        number: Largest number N of rows in "features" (N, D) and "label" (N,), which is -1 where the batch has none.
-        dataloader_idx: Position of the loader, for the hooks of the device transfer.
+    Batches are ``(x, y)`` or ``x``. The columns are "features" (N, D) and "label" (N,), which is -1 where a batch has
+    none.
     """
 
     def measure(x: Tensor, y: Tensor) -> Table:

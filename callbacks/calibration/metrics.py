@@ -221,7 +221,7 @@ def fit_temperature(
 
     Args:
         logits: (N, K), any floating-point type.
-        labels: (N,) integers in [0, K).
+        labels: (N,).
         bounds: Smallest and largest T.
         max_iterations: Of LBFGS.
 

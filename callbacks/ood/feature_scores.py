@@ -89,11 +89,9 @@ def _keep_largest(features: Tensor, prune: float) -> tuple[Tensor, Tensor]:
 
 
 def fit_knn(features: Tensor, k: int = 50) -> Score:
-    """Distance to the k-th nearest training feature, all on the unit sphere. Sun et al. 2022.
+    """Distance to the k-th nearest training feature (N, D), or the farthest of fewer, on the unit sphere.
 
-    Args:
-        features: (N, D) of the training data.
-        k: Neighbour; the farthest one if the bank is smaller.
+    Sun et al. 2022.
 
     Raises:
         ValueError: No training feature, or k below 1.

@@ -99,9 +99,8 @@ def fpr95(curve: Curve) -> float:
 def detection_metrics(id_scores: ArrayLike, ood_scores: ArrayLike) -> dict[str, float]:
     """All metrics of one score on one OOD set, from scores (N,) and (M,).
 
-    Returns:
-        ``auroc``, ``ap_ood`` and ``ap_id`` (positive side OOD and ID; they depend on the ratio N : M),
-        ``fpr95_ood_positive`` and ``fpr95_id_positive``.
+    They are ``auroc``, ``ap_ood`` and ``ap_id`` (positive side OOD and ID; they depend on the ratio N : M),
+    ``fpr95_ood_positive`` and ``fpr95_id_positive``.
 
     Raises:
         ValueError: A side is empty or holds NaN.
@@ -145,14 +144,7 @@ def bootstrap_aurocs(
     What is drawn are places in the sorted scores, not samples as they come: the samples' order plays no role, and
     the interval of a score does not depend on which others are given. One draw serves all scores.
     Cost: 10,000 + 10,000 samples and 200 resamples take 0.15 s for the draw and 10 ms a score on one CPU core.
-
-    The global random state is neither used nor changed.
-
-    Args:
-        id_scores: S arrays (N,).
-        ood_scores: S arrays (M,).
-        resamples: Number R of columns of the result (S, R).
-        seed: Of the resampling.
+    The global random state is neither used nor changed. From S arrays (N,) and S arrays (M,) and R resamples to (S, R).
 
     Raises:
         ValueError: A side is empty or holds NaN.

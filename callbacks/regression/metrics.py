@@ -45,10 +45,8 @@ def crps_normal_mixture(weights: Tensor, means: Tensor, deviations: Tensor, labe
 def crps_histogram(edges: Tensor, probabilities: Tensor, labels: Tensor) -> Tensor:
     """CRPS of piecewise-uniform densities, exact: (F - 1{t >= y})² is a parabola on either side of y in each bin.
 
-    Args:
-        edges: (B, k + 1), strictly ascending; bins may differ in width.
-        probabilities: (B, k), each row sums to 1.
-        labels: (B,), inside the support or outside.
+    Edges (B, k + 1) ascend strictly, in any steps; each row of the probabilities (B, k) sums to 1; labels (B,) may lie
+    outside the support.
     """
     low, width, y = edges[:, :-1], edges.diff(dim=1), labels[:, None]
     upper = probabilities.cumsum(1).clamp(max=1.0)

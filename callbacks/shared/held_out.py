@@ -23,15 +23,10 @@ MOST_COMMON = 0.1  # largest share of the calibration inputs that may be test in
 
 
 class HeldOut:
-    """Labelled data on which a callback fits something before it judges a model.
+    """Labelled training or validation data on which a callback fits something before it judges a model.
 
-    Call `remember` in the callback's ``setup``, and in a run `find` and `run`.
-
-    Args:
-        stage: Whether training or validation data are looked for.
-        given: Loader to use instead.
-        accepts: Which batches can be read.
-        read: From such a batch to x and y.
+    Call `remember` in the callback's ``setup``, and in a run `find` and `run`. A given loader is used instead.
+    ``accepts`` says which batches can be read, ``read`` takes x and y out of such a batch.
     """
 
     def __init__(

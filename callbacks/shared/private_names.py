@@ -50,10 +50,8 @@ def restore_loader_positions(trainer: Trainer) -> None:
 def unlogged_row(trainer: Trainer) -> dict[str, Any] | None:
     """The row of metrics that Lightning logs only after the checkpoint that is written now; None if there is none.
 
-    It logs a step after ``on_train_batch_end``, and the averages of an epoch after ``on_train_epoch_end``.
-
-    Returns:
-        ``row``, the metrics by their names, and ``step``, the number under which they are logged.
+    It logs a step after ``on_train_batch_end``, and the averages of an epoch after ``on_train_epoch_end``. The result
+    has the metrics by their names as ``row``, and as ``step`` the number under which they are logged.
     """
     loop, connector = trainer.fit_loop, trainer._logger_connector
     batch: Any = loop.epoch_loop.batch_progress.current  # annotated as trackers without "processed", which they have
