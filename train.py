@@ -69,6 +69,7 @@ class ZooCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Spell short names out, and put in front what the rest changes."""
+        args = [f"--config={json.dumps(args, default=str)}"] if isinstance(args, dict) else args
         given, self.flags = spell_out([str(arg) for arg in (sys.argv[1:] if args is None else args)], NAMES)
         at = 1 if given and given[0] in self.subcommands() else 0
         self.config = parser.parse_args([*given[:at], *starting_points(self.flags), *given[at:]])
@@ -136,8 +137,8 @@ def starting_points(flags: dict[str, str]) -> list[str]:
     return configs
 
 
-def main(args: list[str] | None = None, run: bool = True) -> ZooCLI:
-    """Run the arguments, by default those of the process; without `run` they have no subcommand: build everything."""
+def main(args: list[str] | dict[str, Any] | None = None, run: bool = True) -> ZooCLI:
+    """Run arguments (of the process) or a configuration; without `run` there is no subcommand: build everything."""
     usages = {name: {"usage": f"train.py {name} --model NAME [options]"} for name in ZooCLI.subcommands()}
     try:
         return ZooCLI(

@@ -133,7 +133,7 @@ def test_a_checkpoint_that_is_none_is_one_line(subcommand, tmp_path):
     (tmp_path / "x.ckpt").write_bytes(b"x" * 100)
     for path, word in (
         ("nope.ckpt", "no such file"),
-        (str(tmp_path), "folder of shards"),
+        (str(tmp_path), "of a folder make one"),
         (f"{tmp_path}/x.ckpt", "damaged"),
     ):
         refused([subcommand, *CLASSIFIER[1:], f"--ckpt_path={path}"], path, word, status=1)

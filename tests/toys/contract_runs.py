@@ -3,6 +3,7 @@
 import copy
 import functools
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,8 @@ def build(conf: dict[str, Any]) -> tuple[Any, Any]:
 
 def build_from_command_line(conf: dict[str, Any]) -> tuple[Any, Any]:
     """The same with all that the command line does."""
-    cli = train.main({key: conf[key] for key in ("model", "data")} | {"trainer": dict(QUIET)}, run=False)
+    configuration = json.dumps({"model": conf["model"], "data": conf["data"], "trainer": QUIET})
+    cli = train.main([f"--config={configuration}"], run=False)
     return cli.model, cli.datamodule
 
 

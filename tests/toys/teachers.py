@@ -1,6 +1,6 @@
 """Teachers for students: a module trained for a moment, saved where the student's configuration looks for it."""
 
-import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ QUIET: dict[str, Any] = {
 
 def save_teacher(path: str | Path, model: dict[str, Any], data: dict[str, Any], steps: int = 2) -> None:
     """Train a module on some data, both in the command line's form, and save it from the working directory on."""
-    built = train.main(copy.deepcopy({"model": model, "data": data, "trainer": dict(QUIET)}), run=False)
+    configuration = json.dumps({"model": model, "data": data, "trainer": QUIET})
+    built = train.main([f"--config={configuration}"], run=False)
     trainer = Trainer(**QUIET, max_steps=steps)
     trainer.fit(built.model, datamodule=built.datamodule)
     trainer.save_checkpoint(path)

@@ -49,8 +49,7 @@ def resolve(config: Any, fits: bool) -> None:
     folder, logger = run_folder(config.trainer)
     if folder is None:  # for Lightning to find
         return
-    path = find_last(folder, logger)
-    if path is None:
+    if (path := find_last(folder, logger)) is None:
         missing = f"--ckpt_path last: no checkpoint of an earlier run in {folder}"
         if not fits:
             raise FileNotFoundError(missing)

@@ -50,8 +50,8 @@ def read_checkpoint(path: str | None) -> dict[str, Any]:
     if not path or (path in ("last", "best", "hpc") and not Path(path).is_file()):
         return {}
     if not Path(path).is_file():
-        shards = "of a folder of shards make one by `python -m lightning.pytorch.utilities.consolidate_checkpoint`"
-        raise FileNotFoundError(f"--ckpt_path {path}: no such file on this machine; expected a checkpoint; {shards}")
+        how = "; of a folder make one by `python -m lightning.pytorch.utilities.consolidate_checkpoint`"
+        raise FileNotFoundError(f"--ckpt_path {path}: no such file on this machine{how if Path(path).is_dir() else ''}")
     return checkpoints.read_checkpoint(f"--ckpt_path {path}", path)
 
 

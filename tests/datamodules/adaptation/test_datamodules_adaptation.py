@@ -345,7 +345,7 @@ def test_the_command_line_nests_two_data_modules_and_reads_nothing(monkeypatch, 
         },
     }
     model = {"class_path": "zoo.DANN", "init_args": {"network_args": {"padding": 2}}}
-    found = train.main({"model": model, "data": config}, run=False)
+    found = train.main([f"--config={json.dumps({'model': model, 'data': config})}"], run=False)
     data = found.datamodule
     assert isinstance(data, AdaptationDataModule)
     assert isinstance(data.target, DigitsMDataModule)

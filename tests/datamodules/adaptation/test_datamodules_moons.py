@@ -252,6 +252,6 @@ def test_bad_arguments_are_refused_by_name_and_value(arguments, message):
 def test_the_command_line_gives_the_module_the_shape_of_the_points():
     model = {"class_path": "zoo.DANN", "init_args": {"network": "Shallow"}}
     config = {"class_path": "datamodules.MoonsDataModule", "init_args": {"points": 20}}
-    found = train.main({"model": model, "data": config}, run=False)
+    found = train.main([f"--config={json.dumps({'model': model, 'data': config})}"], run=False)
     assert found.datamodule.points == 20
     assert (found.model.hparams["num_classes"], tuple(found.model.hparams["image_shape"])) == (2, (2,))
