@@ -16,11 +16,12 @@ test: check
 test-long: check
 	HYPOTHESIS_PROFILE=long .venv/bin/python -m pytest -n $(WORKERS) -q -m "long or hypothesis"
 
-# One paper in half a minute: its own tests, its layout and golden curve, the contract of its configurations. Without the
-# tests of launchers, of several processes, of half precision, those of make test-long, and with fewer of Hypothesis'
-# examples: make test-paper PAPER=jem
+# One paper in half a minute: its own tests, its layout and golden curve, the contract of its configurations. It leaves
+# out launchers, several processes, half precision, determinism, make test-long's tests and most of Hypothesis' examples:
+# make test-paper PAPER=jem
 test-paper: .venv/installed
-	HYPOTHESIS_PROFILE=quick .venv/bin/python -m pytest -n $(WORKERS) -q -m "not long and not slow" -k "not processes and not half_precision" --paper $(PAPER) \
+	HYPOTHESIS_PROFILE=quick .venv/bin/python -m pytest -n $(WORKERS) -q --paper $(PAPER) -m "not long and not slow" \
+		-k "not processes and not precision and not deterministic" \
 		tests/papers/$(PAPER) tests/contract tests/project/test_layout.py
 
 # The tests once more with the lowest versions of all dependencies, in an environment of its own.

@@ -34,7 +34,7 @@ def test_the_settings_of_a_published_experiment_build_its_module_its_data_and_it
     assert max(built.trainer.max_epochs, built.trainer.max_steps) > 1
 
 
-LIKE_BETA_VAE = ("AnnealedVAE", "BetaTCVAE", "DIPVAE")  # the same recipe but for the model, and slow metrics
+LIKE_BETA_VAE = ("AnnealedVAE", "BetaTCVAE", "DIPVAE", "FactorVAE")  # one recipe but for the model, and slow metrics
 
 
 @pytest.mark.parametrize(

@@ -20,11 +20,8 @@ PAPERS = sorted(path.parent.name for path in ROOT.glob("zoo/*/loss.py"))
 
 def public(paper: str) -> set[str]:
     module = import_module(f"zoo.{paper}.loss")
-    named = getattr(module, "__all__", ())  # what stands in the shared rooms and is a loss of this paper
     own = [
-        name
-        for name, found in inspect.getmembers(module, inspect.isfunction)
-        if found.__module__ == module.__name__ or name in named
+        name for name, found in inspect.getmembers(module, inspect.isfunction) if found.__module__ == module.__name__
     ]
     return {name for name in own if not name.startswith("_")} | set(FURTHER.get(paper, []))
 

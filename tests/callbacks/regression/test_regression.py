@@ -5,12 +5,11 @@ import warnings
 
 import pytest
 import torch
-from evaluation_toys import Dump
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from regression_toys import QUIET, Regressor, Table, gumbel, histogram, laplace, mixture, normal, rows, run_test
 from torch.distributions import Normal
-from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, RandomSampler, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
 
 from callbacks import RegressionCalibration
 from callbacks.regression import metrics
@@ -43,8 +42,7 @@ def test_metrics_before_and_after_are_those_of_the_whole_test_set(family):
     assert results["samples"] == len(y) == 43
     assert results["recalibration"]["samples"] == 60
     for part, judged in (("before", predicted), ("after", recalibrated(predicted, fit))):
-        error = judged.mean - y
-        pit = judged.cdf(y[:, None])[:, 0]
+        error, pit = judged.mean - y, judged.cdf(y[:, None])[:, 0]
         coverage = metrics.quantile_coverage(pit)
         low, high = judged.icdf(torch.tensor([0.05, 0.95], dtype=torch.float64)).T
         inside = (low <= y) & (y <= high)
@@ -331,70 +329,3 @@ def test_an_empty_test_set_gives_no_results():
         warnings.simplefilter("ignore")
         results, _ = evaluate(data=data)
     assert results == {}  # Lightning runs no test loop over nothing
-
-
-def found_by(folder, devices, data=None, module=None, **options):
-    folder.mkdir()
-    strategy = {"strategy": "ddp_fork"} if devices > 1 else {}
-    run_test([RegressionCalibration(), Dump(folder)], module, data, devices=devices, **strategy, **options)
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(devices)]
-
-
-def assert_close(found, expected):
-    """Equal but for the last digits: a row's sums depend on the rows beside it by what the processor adds at once."""
-    if isinstance(expected, dict):
-        assert found.keys() == expected.keys()
-        for name in expected:
-            assert_close(found[name], expected[name])
-    elif isinstance(expected, list):
-        assert len(found) == len(expected)
-        for one, other in zip(found, expected, strict=True):
-            assert_close(one, other)
-    else:
-        assert found == (pytest.approx(expected, rel=1e-9, abs=1e-12) if isinstance(expected, float) else expected)
-
-
-class TestProcesses:
-    @pytest.fixture(autouse=True)
-    def cpu_only(self, monkeypatch):
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-        monkeypatch.delenv("MASTER_PORT", raising=False)
-        torch.set_num_threads(1)
-
-    @pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.long), 3])
-    def test_several_processes_give_the_metrics_of_one(self, tmp_path, devices):
-        (alone,) = found_by(tmp_path / "one", 1)
-        together = found_by(tmp_path / "many", devices)
-        assert alone[0][0]["samples"] == 43  # the sampler repeated samples: 43 and 60 rows, 8 a batch
-        for rank in together:
-            assert_close(rank, alone)
-            assert rank == together[0]
-
-    def test_a_histogram_and_whole_test_sets_on_every_process(self, tmp_path):
-        module = Regressor(histogram)
-        (alone,) = found_by(tmp_path / "one", 1, module=module)
-        for rank in found_by(tmp_path / "two", 2, module=module, use_distributed_sampler=False):
-            assert_close(rank, alone)
-
-    def test_one_row_on_two_processes(self, tmp_path):
-        (alone,) = found_by(tmp_path / "one", 1, Table(1, 1))
-        for rank in found_by(tmp_path / "two", 2, Table(1, 1)):
-            assert_close(rank, alone)
-
-    @pytest.mark.parametrize("kind", ["stream", "random"])
-    def test_loaders_of_unknown_order_are_refused(self, tmp_path, kind):
-        class Stream(IterableDataset):
-            def __init__(self, dataset):
-                self.dataset = dataset
-
-            def __iter__(self):
-                return iter(self.dataset)
-
-        class Unknown(Table):
-            def test_dataloader(self):
-                if kind == "stream":
-                    return DataLoader(Stream(self.test), 8)
-                return DataLoader(self.test, 8, sampler=RandomSampler(self.test))
-
-        with pytest.raises(Exception, match="has no sampler" if kind == "stream" else "is random"):
-            found_by(tmp_path / "two", 2, Unknown(), use_distributed_sampler=False)

@@ -30,7 +30,6 @@ from torch.utils.data import TensorDataset
 import train
 from callbacks.runs.clean_stop import CleanStop, requeued_from
 from datamodules.shared.resumable import ResumableLoader
-from zoo.command_line import parser
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +92,7 @@ def test_ctrl_c_before_the_training_is_one_line(monkeypatch, capsys):
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(parser, "spell_out", interrupted)
+    monkeypatch.setattr(train, "spell_out", interrupted)
     with pytest.raises(SystemExit) as end:
         train.main(FIT)
     assert end.value.code == 130

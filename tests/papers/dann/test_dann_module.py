@@ -259,7 +259,7 @@ def test_nan_in_the_target_alone_is_refused():
     ("content", "message"),
     [
         (None, "no such file"),
-        (b"no tensors here", "is not a state dict that can be read"),
+        (b"no tensors here", "damaged, or not a state dict"),
         ({"other": torch.zeros(1)}, "has nothing for this network; expected names like 0.weight"),
         ([1, 2], "has nothing for this network"),
         ({"0.weight": torch.zeros(2, 2)}, r"has 0.weight of \(2, 2\), the network \(32, 1, 5, 5\)"),

@@ -310,7 +310,7 @@ def test_a_teacher_that_does_not_fit_is_refused_before_the_first_step(module, ar
         ({"student": "zoo.PointRegression"}, "student is 'zoo.PointRegression', which has no target"),
         ({"student_args": {"bin": 3}}, r"student_args has \['bin'\], which zoo.HistogramRegression does not take"),
         ({"student_args": {"num_features": 3}}, r"student_args has \['num_features'\]"),
-        ({"student_args": {"bins": 1}}, "bins is 1; a histogram needs at least 2"),
+        ({"student_args": {"bins": 1}}, "bins is 1; expected a number of at least 2"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):

@@ -218,7 +218,7 @@ def spoilt(damage: str) -> None:
 @pytest.mark.parametrize("damage", ["empty", "garbage", "truncated", "pickle of an object", "weights only"])
 def test_a_damaged_teacher_is_named(damage):
     spoilt(damage)
-    with pytest.raises(ValueError, match=r"teacher=teacher.ckpt: (damaged|holds no `state_dict`)"):
+    with pytest.raises(ValueError, match=r"teacher=teacher.ckpt: (damaged|lacks `state_dict`)"):
         fit(student())
 
 
