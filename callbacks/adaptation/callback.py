@@ -219,11 +219,9 @@ class AdaptationEvaluation(Callback):
         if (target.labels >= 0).all():
             test |= oracle_metrics(target.logits, target.labels)
             metrics = {f"oracle/test_{name}": test[name] for name in ("acc", "nll")}
-        features = (source.features, target.features)
-        finite = all(bool(rows.isfinite().all()) for rows in features)
-        enough = min(map(len, features)) >= FEWEST
-        distance = proxy_a_distance(*features, self.seed) if finite and enough else None
-        if distance is not None:
+        features, distance = (source.features, target.features), None
+        if all(len(rows) >= FEWEST and rows.isfinite().all() for rows in features):
+            distance = proxy_a_distance(*features, self.seed)
             metrics["adaptation/proxy_a_distance"] = distance.value
         labels = [domain.labels[domain.places] for domain in (source, target)]
         pictures = {"before": self._before, "after": picture_of(features, labels, self.max_points)}

@@ -22,8 +22,7 @@ TITLES = ("label regions", "PCA of the features", "domain regions", "hidden unit
 def decision_regions_figure(rows: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Draw label regions, principal components, domain regions and hidden units of one or several models, one a row.
 
-    Args:
-        rows: By the model's name the ``results`` of `DecisionRegions`.
+    A row has the ``results`` of `DecisionRegions` by the model's name.
     """
     left, right, top, bottom, across, down = 0.55, 0.12, 0.62, 0.3, 0.42, 0.34
     width = 4 * SIDE + 3 * across + left + right
@@ -91,7 +90,7 @@ def _legend(figure: Figure, row: Mapping[str, Any], place: tuple[float, float]) 
         Line2D([], [], linestyle="", marker=marker, color=colour, label=name)
         for marker, colour, name in (*looks, (".", "black", "target"))
     ]
-    for colour, name in zip(DOMAIN_COLOURS, ("source", "target"), strict=True):
-        handles.append(Patch(facecolor=colour, alpha=0.25, label=f"taken for {name}"))
+    taken_for = zip(DOMAIN_COLOURS, ("source", "target"), strict=True)
+    handles += [Patch(facecolor=colour, alpha=0.25, label=f"taken for {name}") for colour, name in taken_for]
     look: dict[str, Any] = {"frameon": False, "fontsize": 8.5, "labelcolor": INK, "borderpad": 0}
     figure.legend(handles=handles, loc="upper left", bbox_to_anchor=place, ncols=len(handles), **look)

@@ -109,25 +109,12 @@ class DecisionRegions(Callback):
 
 @torch.no_grad()
 def decision_regions(
-    module: Any,
-    source: Tensor,
-    labels: Tensor,
-    target: Tensor,
-    tips: Mapping[str, Any] | None = None,
-    resolution: int = 200,
+    module: Any, source: Tensor, labels: Tensor, target: Tensor, tips: Mapping[str, Any] | None, resolution: int = 200
 ) -> dict[str, Any]:
-    """Run points of a plane and a grid around them through a module, for a row of `decision_regions_figure`.
+    """Run points of a plane and a grid around them through a module in evaluation mode.
 
-    Args:
-        module: In evaluation mode, with ``forward``, ``domain_logits`` and ``domain_features`` or ``features``.
-        source: (N, 2).
-        labels: (N,) of the source.
-        target: (M, 2).
-        tips: Places ``(x, y)`` by name; the nearest points are marked.
-        resolution: Number of points of the grid along each axis.
-
-    Returns:
-        The ``results`` of `DecisionRegions`.
+    From points (N, 2) and labels (N,) of the source and points (M, 2) of the target to the ``results`` of
+    `DecisionRegions`, which says what the module needs and what tips are.
     """
     points = torch.cat([source, target]).cpu()
     low, high = points.min(0).values, points.max(0).values

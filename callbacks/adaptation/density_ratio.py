@@ -18,10 +18,8 @@ def fit_domain_classifier(source: Floats, target: Floats, decay: float) -> Pipel
 
     The problem is convex and nothing is random, so equal inputs give equal results. Features are standardised with the
     mean and the standard deviation of both domains together; a constant feature has no effect. ``decay`` is the penalty
-    on the squared weights, relative to the mean cross-entropy.
-
-    Returns:
-        A pipeline whose ``decision_function`` gives log p(target | f) - log p(source | f), (N,) for features (N, D).
+    on the squared weights, relative to the mean cross-entropy. The pipeline's ``decision_function`` gives
+    log p(target | f) - log p(source | f).
     """
     pooled = np.concatenate([source, target])
     domain = np.repeat([0, 1], [len(source), len(target)])
@@ -42,11 +40,8 @@ def density_ratio(source: ArrayLike, target: ArrayLike, at: ArrayLike, seed: int
     Args:
         source: (N_s, D) features of source training data, N_s >= 2.
         target: (N_t, D) features of unlabelled target data, N_t >= 2.
-        at: (M, D) features at which the ratio is evaluated: source validation data.
+        at: (M, D) features at which the ratios (M,) are evaluated: source validation data.
         seed: Seed of the split. No global generator is used.
-
-    Returns:
-        (M,) in [0, e^100].
 
     Raises:
         ValueError: Fewer than two samples of a domain, other shapes, or features that are not finite or beyond float32.

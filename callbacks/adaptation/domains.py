@@ -21,17 +21,11 @@ TARGET = "target/"
 
 
 class Domains(NamedTuple):
-    """The two domains among the loaders of a validation or test.
-
-    Attributes:
-        loaders: All loaders, the source's first.
-        target: Position of the target's loader.
-        names: Names of source and target.
-    """
+    """The loaders of a validation or test, the source's first, and among them the position of the target's."""
 
     loaders: list[Any]
     target: int
-    names: tuple[str, str]
+    names: tuple[str, str]  # of source and target
 
 
 class DomainRows(NamedTuple):
@@ -70,10 +64,7 @@ def find_target(names: list[str], attribute: str, needed_by: str) -> int:
 
 
 def find_domains(trainer: Trainer, attribute: str, given: list[str] | None, needed_by: str) -> Domains:
-    """Find source and target among the loaders of the running validation or test.
-
-    The names are the given ones, else the data module's ``attribute`` ("val_sets" or "test_sets"). Without names the
-    first two loaders are source and target.
+    """Find source and target among the loaders of the running validation or test: without names the first two.
 
     Raises:
         ValueError: There is only one loader, no target among the names, or not one name for each loader.
@@ -91,10 +82,9 @@ def training_loader(trainer: Trainer, pl_module: LightningModule, held_out: Held
     """The loader of labelled training data.
 
     In a fit it is one of the loaders that train, so that no data set is built a second time, unless reading from them
-    could change what they draw next. In other runs ``held_out`` finds it.
+    could change what they draw next: those of a stream or of a sampler of an unknown kind. Else ``held_out`` finds it.
     """
     running = flatten_loaders(trainer.train_dataloader) if trainer.state.fn == "fit" else []
-    # a stream or a sampler of an unknown kind may give other samples after each pass
     if running and all(isinstance(loader, DataLoader) and has_known_sampler(loader) for loader in running):
         return first_loader(trainer.train_dataloader)
     return held_out.find(trainer, pl_module)
@@ -115,11 +105,8 @@ def run_features(
         pl_module: Its module in evaluation mode.
         loader: Gives batches ``(x, y)`` or ``x``.
         limit: A share of the samples, or a number of batches, as Lightning's ``limit_val_batches``.
-        number: Largest number of rows.
+        number: Largest number N of rows in "features" (N, D) and "label" (N,), which is -1 where the batch has none.
         dataloader_idx: Position of the loader, for the hooks of the device transfer.
-
-    Returns:
-        "features" (N, D) and "label" (N,), -1 where the batch has none. Empty without samples.
     """
 
     def measure(x: Tensor, y: Tensor) -> Table:
@@ -151,22 +138,15 @@ class DomainCollector:
     """Collects logits and labels of a loader while it is validated or tested, and features of some of its samples.
 
     This happens in the loader's own run, because a module may treat the domains differently: one with batch
-    normalisation for each domain does.
-
-    Args:
-        trainer: In its validation or test.
-        domains: All loaders.
-        target: Whether this is the target and not the source.
-        number: Features of at most so many samples are collected, evenly spread; 0 for none.
+    normalisation for each domain does. It is the target's loader or the source's, and features are those of at most
+    ``number`` samples, evenly spread; 0 for none.
     """
 
     def __init__(self, trainer: Trainer, domains: Domains, target: bool, number: int) -> None:
-        self._trainer = trainer
-        self._labelled = not target
         position = domains.target if target else 0
         loader = domains.loaders[position]
+        self._trainer, self._labelled, self._number = trainer, not target, number
         self._rows = Collector(trainer, loader, f"set {domains.names[target]!r}")
-        self._number = number
         self._samples = _number_of_samples(trainer, loader, position)
         self._features: list[Table] = []
 
@@ -223,19 +203,15 @@ def validating(trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
 
 
 def check_rows(table: Table, of: str, labelled: bool) -> None:
-    """Raise for rows ("logits" (N, K) and "label" (N,), or empty) that no metric can be computed from.
+    """Raise a ``ValueError`` if there is no row, all logits are probabilities, or labels are missing or out of range.
 
-    Logits that are not finite are accepted, and if not ``labelled``, labels of -1.
-
-    Raises:
-        ValueError: There is no sample, all logits are probabilities, or labels are missing or out of range.
+    Logits (N, K) that are not finite are accepted, and if not ``labelled``, labels (N,) of -1.
     """
     logits, labels = table.get("logits", torch.empty(0, 2)), table.get("label", torch.empty(0))
     finite = logits[logits.isfinite().all(1)]
     if len(finite) or not len(logits):
         check_logits(finite, of)
-    least = 0 if labelled else -1
-    if broken := int(((labels < least) | (labels >= logits.shape[1])).sum()):
+    if broken := int(((labels < (0 if labelled else -1)) | (labels >= logits.shape[1])).sum()):
         raise ValueError(
             f"labels of {of} missing or out of range for {broken} of {len(labels)} samples: expected 0 to "
             f"{logits.shape[1] - 1}, got {labels.min()} to {labels.max()}"

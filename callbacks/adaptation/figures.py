@@ -30,9 +30,8 @@ NAME: dict[str, Any] = {"fontsize": 10, "weight": "bold", "path_effects": [OUTLI
 def principal_components(features: Tensor, components: int = COMPONENTS) -> tuple[Tensor, float]:
     """Coordinates of centred, unscaled features (N, D) along at most so many principal components.
 
-    Returns:
-        Coordinates (N, C) float32 with C at most N and D, the largest absolute one of each component positive; and the
-        share of the variance in the first two components.
+    They are (N, C) float32 with C at most N and D, the largest absolute one of each component positive. With them comes
+    the share of the variance in the first two components.
     """
     centred = features.double() - features.double().mean(0)
     # from the inner products of samples: there may be far more features than samples
@@ -49,10 +48,8 @@ def principal_components(features: Tensor, components: int = COMPONENTS) -> tupl
 def picture_of(features: Sequence[Tensor], labels: Sequence[Tensor], number: int) -> dict[str, Any]:
     """Points for `domains_figure`, in tensors and numbers only, so that checkpoints can hold them.
 
-    Args:
-        features: (N_s, D) of the source and (N_t, D) of the target.
-        labels: (N_s,) and (N_t,), -1 where unknown.
-        number: Largest number of samples of each domain, evenly spread.
+    Features are (N_s, D) of the source and (N_t, D) of the target, labels (N_s,) and (N_t,), -1 where unknown. At most
+    ``number`` samples of each domain are taken, evenly spread.
 
     Returns:
         "points" (N, C) principal components of both domains together, "domain" (N,) with 0 source and 1 target, "label"

@@ -48,10 +48,9 @@ def proxy_a_distance(source: ArrayLike, target: ArrayLike, seed: int = 0) -> Pro
         ValueError: Fewer than four samples of a domain, other shapes, or features that are not finite.
     """
     domains = check_features(source, target)
-    if min(map(len, domains)) < FEWEST:
+    if (size := min(map(len, domains))) < FEWEST:
         raise ValueError(f"expected at least four samples of each domain, got {len(domains[0])} and {len(domains[1])}")
     random = np.random.default_rng(seed)
-    size = min(map(len, domains))
     halves = [shuffled_split(rows[random.permutation(len(rows))[:size]], 0.5, random) for rows in domains]
     parts = [shuffled_split(train, 0.8, random) for train, _ in halves]
     errors = []

@@ -57,11 +57,8 @@ def soft_neighbourhood_density(features: Tensor, temperature: float = 0.05, bloc
     all samples coincide it is log(N - 1), the largest value. Compare only values of equal N, and look at the diversity
     too.
 
-    Args:
-        features: (N, D) of unlabelled target data, N >= 2: any features, or class probabilities as in the authors'
-            code. Rows are normalised to length 1; a row of zeros has the similarity 0 to all others.
-        temperature: Temperature of the softmax over neighbours.
-        block: Number of rows of the similarity matrix in memory at once. It has no effect on the result.
+    Features (N, D) are any of unlabelled target data, or class probabilities as in the authors' code; a row of zeros
+    has the similarity 0 to all others. The similarity matrix is in memory ``block`` rows at a time.
 
     Raises:
         ValueError: Fewer than two samples.

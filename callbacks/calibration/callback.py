@@ -95,11 +95,9 @@ class CalibrationEvaluation(Callback):
         """
         self.results, self._calibration = {}, {}
         names, loaders = named_loaders(trainer, "test_sets", self.test_sets, type(self).__name__)
-        named = enumerate(names or ())
-        self._targets = {place: name for place, name in named if place and name.startswith("target/")}
-        self._collectors = {0: Collector(trainer, loaders[0], "the test set")}
-        for place, name in self._targets.items():
-            self._collectors[place] = Collector(trainer, loaders[place], f"test set {name!r}")
+        self._targets = {at: name for at, name in enumerate(names or ()) if at and name.startswith("target/")}
+        of = {0: "the test set"} | {place: f"test set {name!r}" for place, name in self._targets.items()}
+        self._collectors = {place: Collector(trainer, loaders[place], of[place]) for place in of}
         loader = self._held_out.find(trainer, pl_module)
         if loader is None:
             rank_zero_warn("CalibrationEvaluation found no validation data: no temperature is fitted")
@@ -114,13 +112,7 @@ class CalibrationEvaluation(Callback):
         self._calibration = self._held_out.run(trainer, pl_module, loader, measure)
 
     def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Collect logits and labels of the first test set and of the ``target/`` sets."""
         collector = self._collectors.get(dataloader_idx)
@@ -156,8 +148,8 @@ class CalibrationEvaluation(Callback):
             if not fit.converged:
                 rank_zero_warn(f"the fit of the temperature did not converge: it ended at T = {fit.value:.4g}")
             temperature = fit.value
-        classes = tables[0]["logits"].shape[1]
-        self.results = {"classes": classes, "temperature": temperature} | self._judge(tables[0], temperature)
+        self.results = {"classes": tables[0]["logits"].shape[1], "temperature": temperature}
+        self.results |= self._judge(tables[0], temperature)
         if self._targets:
             shifted = {name: self._judge(tables[place], temperature) for place, name in self._targets.items()}
             self.results["shifted"] = shifted

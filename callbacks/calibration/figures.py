@@ -15,11 +15,8 @@ def reliability_figure(results: Results, parts: Sequence[str] = ("before", "afte
     """Accuracy against confidence, with the histogram of confidences below.
 
     A bar is the accuracy of a bin, a hatched box its gap to the mean confidence of the bin; an empty bin
-    draws nothing.
-
-    Args:
-        results: Of `CalibrationEvaluation`.
-        parts: ``before`` and/or ``after`` temperature, a column each; one that was not evaluated is left out.
+    draws nothing. From the results of `CalibrationEvaluation` a column for each part, ``before`` and ``after`` the
+    temperature; one that was not evaluated is left out.
     """
     parts = [part for part in parts if results.get(part)]
     figure, grid = panels(2, max(1, len(parts)), 2.25, sharex=True, height_ratios=(3, 1))

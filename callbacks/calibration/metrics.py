@@ -5,8 +5,8 @@ networks, belongs to the last bin. ``right_closed=True`` gives ``(lo, hi]``, the
 Calibration of Modern Neural Networks, 2017), in which 0 is in no bin. The gap of a bin is taken to its mean
 confidence, not to its centre. Empty bins count for nothing.
 
-What has no metric is a ``ValueError``: no sample, labels that are not integers in [0, K), probabilities or confidences
-that are NaN or outside [0, 1].
+What has no metric is a ``ValueError``: no sample or bin, labels that are not integers in [0, K), probabilities or
+confidences that are NaN or outside [0, 1].
 """
 
 from dataclasses import dataclass
@@ -41,8 +41,7 @@ class Bins:
     @property
     def gap(self) -> Floats:
         """(M',) absolute difference of accuracy and confidence of the bins that are not empty."""
-        filled = self.count > 0
-        return np.abs(self.accuracy - self.confidence)[filled]
+        return np.abs(self.accuracy - self.confidence)[self.count > 0]
 
     @property
     def weight(self) -> Floats:
@@ -121,29 +120,17 @@ def brier(probabilities: Floats, labels: Integers) -> float:
 
 
 def reliability(confidence: Floats, correct: NDArray, bins: int = 15, right_closed: bool = False) -> Bins:
-    """Sort confidences into bins of equal width.
-
-    Args:
-        confidence: (N,) in [0, 1].
-        correct: (N,) bool, or 0 and 1.
-        bins: Number M of bins.
-        right_closed: ``(lo, hi]`` instead of ``[lo, hi)``; then a confidence of 0 is in no bin.
-
-    Raises:
-        ValueError: No bin, no sample, or confidences that are NaN or outside [0, 1].
-    """
+    """Sort confidences (N,), each correct (bool, or 0 and 1) or not, into bins of equal width, closed as said above."""
     confidence, correct = _checked_confidence(confidence, correct, bins)
     edges = np.arange(bins + 1) / bins  # k / M correctly rounded, so that 0.6 lies on the edge 3 / 5
     index = np.minimum(np.searchsorted(edges, confidence, "left" if right_closed else "right") - 1, bins - 1)
-    inside = index >= 0
-    index = index[inside]
-    count = np.bincount(index, minlength=bins)
-    # NaN where a bin is empty: there is nothing to draw
-    divisor = np.where(count > 0, count, np.nan)
     # sorted first: sums of floats depend on the order, and no metric may depend on the order of the samples
-    order = np.lexsort((confidence[inside], index))
-    sums = np.bincount(index[order], weights=confidence[inside][order], minlength=bins)
-    hits = np.bincount(index, weights=correct[inside], minlength=bins)
+    order = np.lexsort((confidence, index))
+    order = order[index[order] >= 0]
+    count = np.bincount(index[order], minlength=bins)
+    sums = np.bincount(index[order], weights=confidence[order], minlength=bins)
+    hits = np.bincount(index[order], weights=correct[order], minlength=bins)
+    divisor = np.where(count > 0, count, np.nan)  # an empty bin has neither mean
     return Bins(edges, count, hits / divisor, sums / divisor, len(confidence))
 
 
@@ -178,8 +165,8 @@ def adaptive_ece(confidence: Floats, correct: NDArray, bins: int = 15) -> float:
     ordered, count, share = _tie_groups(confidence, correct)
     hits, sure = np.repeat(share, count), np.repeat(ordered, count)
     parts = [part for part in np.array_split(np.arange(len(sure)), bins) if len(part)]
-    gaps = np.array([abs(hits[part].mean() - sure[part].mean()) for part in parts])
-    return float(gaps @ np.array([len(part) / len(sure) for part in parts]))
+    gaps = [abs(hits[part].mean() - sure[part].mean()) for part in parts]
+    return float(np.array(gaps) @ np.array([len(part) / len(sure) for part in parts]))
 
 
 def _tie_groups(values: Floats, correct: Floats) -> tuple[Floats, Integers, Floats]:

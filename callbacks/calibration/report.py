@@ -36,9 +36,8 @@ def calibration_section(runs: Runs, draw: Figures) -> str:
             " Source: the test set of the labelled training data, before the shift. Target: test sets after it. "
             "The one temperature is fitted on validation data of the source, and no label of a target is used."
         )
-    metrics = per_run(runs, _table)
-    metrics = metrics if shifted else details("All calibration metrics", metrics)
-    return section("Calibration", note, per_run(runs, lambda record: _diagrams(record, draw)), metrics)
+    tables, diagrams = per_run(runs, _table), per_run(runs, lambda record: _diagrams(record, draw))
+    return section("Calibration", note, diagrams, tables if shifted else details("All calibration metrics", tables))
 
 
 def _diagrams(record: Record, draw: Figures) -> str:
@@ -62,11 +61,13 @@ def _diagrams(record: Record, draw: Figures) -> str:
 
 def _table(record: Record) -> str:
     results = record.get("calibration") or {}
-    shifted: dict[str, Any] = results.get("shifted") or {}
-    columns: dict[str, Mapping[str, Any]] = {}
-    for name, of_set in ({"source": results} | shifted).items():
-        start = f"{name}, " if shifted else ""
-        columns |= {f"{start}{part}": of_set[part] for part in ("before", "after") if of_set.get(part)}
+    shifted = results.get("shifted") or {}
+    columns = {
+        f"{name}, {part}" if shifted else part: of_set[part]
+        for name, of_set in ({"source": results} | shifted).items()
+        for part in ("before", "after")
+        if of_set.get(part)
+    }
     rows = [
         f"<th>{escape(label)}</th>" + "".join(f"<td>{number(part.get(key), 4)}</td>" for part in columns.values())
         for key, label in METRICS.items()
@@ -93,13 +94,12 @@ def ece_error(diagram: Mapping[str, Any]) -> float:
     The root of sum_m n_m a_m (1 - a_m) / N^2 with a_m the accuracy of a bin, smoothed by Laplace's rule so that
     a bin without a mistake is not taken for certain.
     """
-    total = sum(diagram["count"])
     variance = 0.0
     for count, accuracy in zip(diagram["count"], diagram["accuracy"], strict=True):
         if count:
             smoothed = (accuracy * count + 1) / (count + 2)
             variance += count * smoothed * (1 - smoothed)
-    return math.sqrt(variance) / total
+    return math.sqrt(variance) / sum(diagram["count"])
 
 
 def mean_value(values: Sequence[Value]) -> Value:

@@ -1,7 +1,7 @@
 """`OODEvaluation`: how well a classifier tells its own test set from others that it was never trained on."""
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -141,13 +141,7 @@ class OODEvaluation(Callback):
         }
 
     def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Collect logits, features and the scores that need the input."""
         if not self._collectors:
@@ -167,12 +161,7 @@ class OODEvaluation(Callback):
         collector.add(batch_idx, columns | {f"{COLUMN}{name}": values for name, values in own.items()})
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compute all scores and metrics, and log them.
-
-        Raises:
-            ValueError: Something is NaN, infinite or empty, logits are probabilities, or a score asked for by name
-                cannot be computed.
-        """
+        """Compute all scores and metrics, and log them; see `score_tables` for what is refused."""
         if not self._collectors:
             return
         tables = {name: collector.gather() for name, collector in self._collectors.items()}
@@ -186,18 +175,16 @@ class OODEvaluation(Callback):
         for reason, names in self._selection.reasons().items():
             rank_zero_info(f"OODEvaluation left out {', '.join(names)}: {reason}")
         values = log_values(self.results)
-        shifted: dict[str, float] = {}
+        everything = dict(values)
         for name, results in self.results.get("shifted", {}).items():
-            shifted |= log_values(results, f"ood/{name}")
+            everything |= log_values(results, f"ood/{name}")
         # not by `log`, which would print each of them once per test loader
         for logger in trainer.loggers:
-            logger.log_metrics(values | shifted, step=trainer.global_step)
+            logger.log_metrics(everything, step=trainer.global_step)
+        aurocs = {name: value for name, value in everything.items() if name.endswith("/auroc")}
         # not all of them: launchers by fork and spawn hang where these metrics fill a pipe (64 kB)
-        aurocs = {name: value for name, value in values.items() if name.endswith("/auroc")}
-        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in aurocs.items()})
-        means = {name: value for name, value in aurocs.items() if "_mean/" in name}
-        means |= {name: value for name, value in shifted.items() if "_mean/" in name and name.endswith("/auroc")}
-        log_identical(pl_module, means)
+        trainer.callback_metrics.update({name: torch.tensor(aurocs[name]) for name in aurocs if name in values})
+        log_identical(pl_module, {name: value for name, value in aurocs.items() if "_mean/" in name})
 
     def report_results(self) -> dict[str, Any]:
         """Put the results into the report."""
@@ -244,6 +231,5 @@ class OODEvaluation(Callback):
         return {score: values for score, values in scores.items() if score in wanted}
 
 
-def _features(pl_module: LightningModule, x: Tensor) -> Tensor:
-    features = cast(Callable[[Tensor], Any], pl_module.features)(x)
-    return to_table(check_shape(features, (len(x), "D"), f"{type(pl_module).__name__}.features(x)"))
+def _features(pl_module: Any, x: Tensor) -> Tensor:
+    return to_table(check_shape(pl_module.features(x), (len(x), "D"), f"{type(pl_module).__name__}.features(x)"))

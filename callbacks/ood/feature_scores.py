@@ -18,12 +18,7 @@ RIDGE = 1e-6  # added to the diagonal of covariances
 
 
 class Head(NamedTuple):
-    """The last linear layer: logits = features @ weight.T + bias.
-
-    Attributes:
-        weight: (K, D) float64.
-        bias: (K,) float64.
-    """
+    """The last linear layer: logits = features @ weight.T + bias, with weight (K, D) and bias (K,) in float64."""
 
     weight: Tensor
     bias: Tensor
@@ -36,11 +31,8 @@ class Head(NamedTuple):
 def find_head(module: nn.Module, features: Tensor, logits: Tensor, tolerance: float) -> Head | None:
     """Find the linear layer of a module that turns its features into its logits, by trying them all.
 
-    Args:
-        module: Any module.
-        features: (B, D).
-        logits: (B, K), of the same samples.
-        tolerance: Largest deviation allowed, relative to the largest logit.
+    Features (B, D) and logits (B, K) are of the same samples. ``tolerance`` is the largest deviation allowed, relative
+    to the largest logit.
     """
     features, logits = features.double(), logits.double()
     smallest, head = tolerance * max(logits.abs().max().item(), 1e-12), None
@@ -58,14 +50,10 @@ def find_head(module: nn.Module, features: Tensor, logits: Tensor, tolerance: fl
 
 
 def ash_s(features: Tensor, head: Head, prune: float = 0.65) -> Tensor:
-    """Energy after pruning each sample's smallest features and scaling up the rest (ASH-S).
+    """Energy (B,) after setting a share ``prune`` of each sample's features (B, D) to zero and scaling up the rest.
 
-    The scale is exp(sum before / sum after). Djurisic et al. 2023, made for features after a ReLU.
-
-    Args:
-        features: (B, D).
-        head: Last layer.
-        prune: Share of features set to zero.
+    ASH-S: the smallest go, and the scale is exp(sum before / sum after). Djurisic et al. 2023, for features after a
+    ReLU.
     """
     kept, ratio = _keep_largest(features.double(), prune)
     return -head(kept * ratio.exp()[:, None]).logsumexp(dim=1)
@@ -128,10 +116,8 @@ def fit_knn(features: Tensor, k: int = 50) -> Score:
 def fit_mahalanobis(features: Tensor, labels: Tensor, ridge: float = RIDGE) -> Score:
     """Squared Mahalanobis distance to the nearest class mean, one covariance for all. Lee et al. 2018.
 
-    Args:
-        features: (N, D) of the training data.
-        labels: (N,).
-        ridge: Added to the diagonal of the covariance, which is divided by N.
+    From features (N, D) and labels (N,) of the training data. ``ridge`` is added to the diagonal of the covariance,
+    which is divided by N.
     """
     distances = _class_distances(features.double(), labels, ridge)
     return lambda h: distances(h.double()).amin(dim=1)
@@ -158,12 +144,8 @@ def fit_vim(features: Tensor, head: Head) -> Score:
 
     The principal space has 1000 dimensions for more than 1500 features, 512 for more than 768, else half.
 
-    Args:
-        features: (N, D) of the training data.
-        head: Last layer.
-
     Raises:
-        ValueError: The training features fill no more than the principal space.
+        ValueError: The training features (N, D) fill no more than the principal space.
     """
     features = features.double()
     width = features.shape[1]

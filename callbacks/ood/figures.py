@@ -40,8 +40,7 @@ def score_histogram_figure(results: Results, score: str) -> Figure:
     figure, ((axes,),) = panels(1, 1, PANEL[1], top=0.2 + 0.17 * math.ceil((1 + len(results["sets"])) / 2))
     for name, style in set_styles(results).items():
         if name in counts and counts[name].sum():
-            share = 100 * counts[name] / counts[name].sum()
-            inside = name == results["id"]
+            share, inside = 100 * counts[name] / counts[name].sum(), name == results["id"]
             axes.stairs(share, edges, fill=inside, alpha=0.45 if inside else 1.0, label=name, **style)
     axes.set(xlabel=f"{score}  (larger = more OOD)", ylabel="% of images", ylim=(0, None))
     axes.yaxis.set_major_locator(MaxNLocator(5))

@@ -59,10 +59,9 @@ def _interval(metrics: Mapping[str, Any]) -> str:
 
 def _heat_tables(record: Record) -> str:
     """With the source as in-distribution, and with each shifted test set."""
-    tables = [_heat_table(record["ood"])]
-    for name, shifted in (record["ood"].get("shifted") or {}).items():
-        tables.append(f"<h4>{escape(name)} as in-distribution</h4>\n{_heat_table(shifted)}")
-    return "\n".join(tables)
+    shifted = (record["ood"].get("shifted") or {}).items()
+    tables = (f"<h4>{escape(name)} as in-distribution</h4>\n{_heat_table(ood)}" for name, ood in shifted)
+    return "\n".join([_heat_table(record["ood"]), *tables])
 
 
 def _heat_table(ood: Mapping[str, Any]) -> str:
@@ -88,13 +87,11 @@ def _heat_table(ood: Mapping[str, Any]) -> str:
 def _heat(auroc: float) -> str:
     if math.isnan(auroc):
         return ""
-    distance = 2 * (auroc - 0.5)
-    colour = "--good" if distance > 0 else "--bad"
-    return f"background:rgb(var({colour}) / {0.06 + 0.5 * distance * distance:.2f})"
+    colour = "--good" if auroc > 0.5 else "--bad"
+    return f"background:rgb(var({colour}) / {0.06 + 0.5 * (2 * auroc - 1) ** 2:.2f})"
 
 
 def _ood_details(record: Record) -> str:
-    judged = [record["ood"], *(record["ood"].get("shifted") or {}).values()]
     keys = {
         "auroc": "AUROC",
         "fpr95_ood_positive": "FPR95, OOD positive",
@@ -102,21 +99,17 @@ def _ood_details(record: Record) -> str:
         "ap_ood": "AP, OOD",
         "ap_id": "AP, ID",
     }
+    shifted = (record["ood"].get("shifted") or {}).items()
     rows = [
-        f"<th>{escape(name)}{_against(ood)}</th>"
+        f"<th>{escape(name)}{against}</th>"
         f'<td>{metrics["samples"]:,}</td><td class="text">{escape(score)}</td>'
         + "".join(f"<td>{number(cell_value(metrics, score, key))}</td>" for key in keys)
-        for ood in judged
+        for against, ood in [("", record["ood"]), *((f" against {escape(target)}", ood) for target, ood in shifted)]
         for name, metrics in ood["sets"].items()
         for score in ood["scores"]
         if metrics.get(score)
     ]
     return table(["set", "images", "score", *keys.values()], rows)
-
-
-def _against(ood: Mapping[str, Any]) -> str:
-    """What a set was told from, where it is not the first test set."""
-    return f" against {escape(ood['id'])}" if ood["id"].startswith("target/") else ""
 
 
 def _score_figures(ood: Mapping[str, Any], draw: Figures) -> str:
@@ -139,10 +132,7 @@ def ood_sets(ood: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def best_score(ood: Mapping[str, Any]) -> str | None:
-    """The score with the largest AUROC on average over the OOD sets, chosen with hindsight.
-
-    Over the shifted test sets where there are no others.
-    """
+    """The score with the largest AUROC on average over the OOD sets, else over the shifted ones, with hindsight."""
     sets = ood_sets(ood) or ood["sets"]
 
     def mean(score: str) -> float:
@@ -167,9 +157,9 @@ def interval(metrics: Mapping[str, Any]) -> tuple[float, float]:
 def head_to_head(records: Mapping[str, Record]) -> dict[str, tuple[dict[str, tuple[str, Any]], str | None]]:
     """For each OOD set that all runs have: each run's best score, and the run that wins (``None``: a tie)."""
     oods = {label: record["ood"] for label, record in records.items() if record.get("ood")}
+    table: dict[str, tuple[dict[str, tuple[str, Any]], str | None]] = {}
     if not oods or len(oods) < len(records):
-        return {}
-    table = {}
+        return table
     for name in ood_sets(next(iter(oods.values()))):
         entries = {label: best_on_set(ood["sets"].get(name) or {}, ood["scores"]) for label, ood in oods.items()}
         best = {label: entry for label, entry in entries.items() if entry}
@@ -193,9 +183,7 @@ def ood_warnings(ood: Mapping[str, Any]) -> list[str]:
             for score in ood["scores"]
             if metrics.get(score) and interval(metrics[score])[1] < 0.5
         ]
-    sentences = []
-    if chance:
-        sentences.append(f"No score is reliably better than chance on {listed(chance)}.")
+    sentences = [f"No score is reliably better than chance on {listed(chance)}."] if chance else []
     if inverted:
         worst = [text for _, text in sorted(inverted)]
         more = [f"{len(worst) - 3} more"] if len(worst) > 3 else []

@@ -17,16 +17,8 @@ def evaluate(scores: Scores, id_name: str, skipped: dict[str, str], resamples: i
     """Judge each score on each OOD set against the in-distribution set.
 
     A set named ``target/…`` is one of the others, and in-distribution in its turn: against the sets that are neither.
-
-    Args:
-        scores: Of each score the values on each set, the same sets for all.
-        id_name: The in-distribution set.
-        skipped: Scores left out, with the reason; passed on.
-        resamples: Bootstrap resamples for the interval of the AUROC, 0 for no interval (None then).
-        seed: Of the resampling.
-
-    Returns:
-        Plain numbers, strings, lists and dicts; see `OODEvaluation`. "shifted" only where there are sets for it.
+    Without ``resamples`` the interval of an AUROC is None. The results are those of `OODEvaluation`, in plain numbers,
+    strings, lists and dicts; "shifted" only where there are sets for it.
     """
     others = [name for name in next(iter(scores.values())) if name != id_name]
     targets = [name for name in others if name.startswith("target/")]

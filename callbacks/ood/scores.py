@@ -11,15 +11,9 @@ from torch import Tensor
 
 
 def msp(logits: Tensor) -> Tensor:
-    """Maximum softmax probability p as its negative log-odds, log((1 - p) / p): the same ranking, no ties.
+    """Maximum softmax probability p as its negative log-odds, log((1 - p) / p), (B, K) to (B,): no ties.
 
-    ``sigmoid(-score)`` is p. Hendrycks & Gimpel 2017.
-
-    Args:
-        logits: (B, K).
-
-    Returns:
-        (B,).
+    The ranking is that of p, which is ``sigmoid(-score)``. Hendrycks & Gimpel 2017.
     """
     return _log_rest(logits.double()) - logits.double().amax(dim=1)
 
@@ -70,12 +64,9 @@ def odin(
 
     Args:
         forward: (B, ...) inputs to (B, K) logits, each sample on its own.
-        x: (B, ...) floating-point inputs.
+        x: (B, ...) floating-point inputs; the scores (B,) are on the CPU.
         epsilon: Step in units of the input. The paper's 0.0014 of pixels in [0, 1] is 0.0028 in [-1, 1].
         temperature: Of both softmaxes.
-
-    Returns:
-        (B,) on the CPU.
     """
 
     def loss(inputs: Tensor) -> Tensor:

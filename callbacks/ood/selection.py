@@ -93,10 +93,10 @@ def score_tables(
         tables: For each set "logits", where needed "features", and a column for each score taken batch by batch.
         id_name: The in-distribution set.
         selection: What to compute; scores that turn out impossible are added to what it skips.
-        module: Whose last layer is looked for, with the tolerance of `find_head`.
-        fit: "features" and "label" of training samples; may be empty.
+        module: Whose last layer is looked for.
+        fit: "features" and "label" of training samples; empty where no fitted score is wanted.
         knn_k: Neighbour of k-nearest-neighbours.
-        head_tolerance: See there.
+        head_tolerance: The tolerance of `find_head`.
         device: Where scores of logits and features are computed, in float64.
 
     Raises:
@@ -162,12 +162,8 @@ def _feature_functions(
             name = type(module).__name__
             selection.skip(NEED_HEAD, f"{name} has no linear layer that turns its features into its logits")
         else:
-            functions = {
-                name: partial(score, head=head) for name, score in HEAD_SCORES.items() if selection.wants(name)
-            }
-    if selection.wants_any(FITTED) and not fit:
-        selection.skip(FITTED, "there are no training data to fit it on")
-    elif selection.wants_any(FITTED):
+            functions = {name: partial(HEAD_SCORES[name], head=head) for name in filter(selection.wants, HEAD_SCORES)}
+    if selection.wants_any(FITTED):
         _check_features(fit["features"], "the training data")
         bank, labels = fit["features"].to(device), fit["label"].to(device)
         labelled = (bank[labels >= 0], labels[labels >= 0])

@@ -116,13 +116,7 @@ class RegressionCalibration(Callback):
             self._recalibration = metrics.fit_recalibration(self._calibration["pit"])
 
     def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Measure the predictive distributions of the first test set."""
         if dataloader_idx or self._collector is None:
@@ -163,9 +157,12 @@ class RegressionCalibration(Callback):
             "recalibration": None,
         }
         if fit is not None:
-            chance = metrics.expected_calibration_error_by_chance(len(test["label"]), fit.samples)
-            knots = {"pit": fit.pit.tolist(), "level": fit.level.tolist()}
-            self.results["recalibration"] = {"samples": fit.samples, "qce_by_chance": chance, **knots}
+            self.results["recalibration"] = {
+                "samples": fit.samples,
+                "qce_by_chance": metrics.expected_calibration_error_by_chance(len(test["label"]), fit.samples),
+                "pit": fit.pit.tolist(),
+                "level": fit.level.tolist(),
+            }
         for part, suffix in (("before", ""), ("after", "_after")):
             values = self._logged(part).items()
             log_identical(pl_module, {f"calibration/{name}{suffix}": value for name, value in values})
@@ -195,9 +192,9 @@ class RegressionCalibration(Callback):
             logged |= {f"{name}_{100 * level:g}": values["intervals"][name][index] for name in OF_INTERVALS}
         return logged
 
-    def _predict(self, trainer: Trainer, pl_module: LightningModule, x: Tensor) -> PredictiveDistribution:
+    def _predict(self, trainer: Trainer, pl_module: Any, x: Tensor) -> PredictiveDistribution:
         with trainer.precision_plugin.forward_context():
-            distribution = pl_module.predictive(x)  # type: ignore[operator]  # `setup` has seen that it is a method
+            distribution = pl_module.predictive(x)
         predicted = predictive_distribution(distribution, len(x), type(pl_module).__name__)
         self._family = predicted.name
         return predicted
@@ -232,28 +229,26 @@ def _check(table: Table, of: str) -> None:
 
 
 def _judged(table: Table, suffix: str, levels: Sequence[float]) -> dict[str, Any]:
-    columns = {name: table[name + suffix] for name in ("mean", "deviation", "pit", "nll", "crps", "low", "high")}
-    labels, pit, low, high = table["label"], columns["pit"], columns["low"], columns["high"]
-    error = columns["mean"] - labels
+    names = ("mean", "deviation", "pit", "nll", "crps", "low", "high")
+    mean, deviation, pit, nll, crps, low, high = (table[name + suffix] for name in names)
+    labels = table["label"]
+    error = mean - labels
     rmse = error.square().mean().sqrt().item()
     coverage = metrics.quantile_coverage(pit)
     qce, qce_squared = metrics.quantile_calibration_error(coverage)
     inside = (low <= labels[:, None]) & (labels[:, None] <= high)
     winkler = [metrics.interval_score(low[:, k], high[:, k], labels, level) for k, level in enumerate(levels)]
     squared_error = _standard_error(error.square())
+    means = {"mae": error.abs(), "crps": crps, "nll": nll}
     return {
         "rmse": rmse,
         "rmse_error": squared_error and squared_error / (2 * rmse),  # to first order
-        "mae": error.abs().mean().item(),
-        "mae_error": _standard_error(error.abs()),
-        "crps": columns["crps"].mean().item(),
-        "crps_error": _standard_error(columns["crps"]),
-        "nll": columns["nll"].mean().item(),
-        "nll_error": _standard_error(columns["nll"]),
-        "zero_density": int(columns["nll"].isposinf().sum()),
+        **{name: values.mean().item() for name, values in means.items()},
+        **{f"{name}_error": _standard_error(values) for name, values in means.items()},
+        "zero_density": int(nll.isposinf().sum()),
         "qce": qce,
         "qce_squared": qce_squared,
-        "sharpness": columns["deviation"].mean().item(),
+        "sharpness": deviation.mean().item(),
         "intervals": {
             "coverage": [column.double().mean().item() for column in inside.T],
             "width": [column.mean().item() for column in (high - low).T],
@@ -261,7 +256,7 @@ def _judged(table: Table, suffix: str, levels: Sequence[float]) -> dict[str, Any
         },
         "curve": coverage.tolist(),
         "pit": metrics.pit_histogram(pit, PIT_BINS if len(pit) >= FEW else PIT_BINS // 2),
-        "fan": _fan(columns, labels),
+        "fan": _fan(mean, low, high, labels),
     }
 
 
@@ -271,9 +266,9 @@ def _standard_error(values: Tensor) -> float | None:
     return error if math.isfinite(error) else None
 
 
-def _fan(columns: Table, labels: Tensor) -> dict[str, list]:
+def _fan(mean: Tensor, low: Tensor, high: Tensor, labels: Tensor) -> dict[str, list]:
     """At most `SHOWN` rows, evenly spread over all, sorted by prediction."""
     number = min(SHOWN, len(labels))
-    rows = torch.argsort(columns["mean"], stable=True)[torch.arange(number) * len(labels) // number]
-    bands = {name: columns[name][rows].T.tolist() for name in ("low", "high")}
-    return {"prediction": columns["mean"][rows].tolist(), "label": labels[rows].tolist(), **bands}
+    rows = torch.argsort(mean, stable=True)[torch.arange(number) * len(labels) // number]
+    fan = {"prediction": mean, "label": labels, "low": low.T, "high": high.T}
+    return {name: values[..., rows].tolist() for name, values in fan.items()}

@@ -1,6 +1,6 @@
 """Figures from the results of `RegressionCalibration`: calibration curve, PIT histogram and fan."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,9 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ..shared.style import IN_DISTRIBUTION, INK, PALETTE, PANEL, legend_above, panels, tidy
+from ..shared.style import IN_DISTRIBUTION, INK, PALETTE, PANEL, Results, legend_above, panels, tidy
 
-Results = Mapping[str, Any]
 STYLES: dict[str, dict[str, Any]] = {
     "before": {"color": PALETTE[0], "linestyle": "-"},
     "after": {"color": IN_DISTRIBUTION, "linestyle": "-"},
@@ -63,12 +62,8 @@ def pit_figure(results: Results) -> Figure:
 def fan_figure(results: Results, parts: Sequence[str] = ("before", "after")) -> Figure:
     """Test rows sorted by prediction, with their intervals and labels.
 
-    Args:
-        results: Of `RegressionCalibration`.
-        parts: ``before`` and/or ``after`` recalibration; one that was not evaluated is left out.
-
-    Returns:
-        One column for each part; the scale is that of both.
+    A column for each part, ``before`` and ``after`` the recalibration, on the scale of both; one that was not evaluated
+    is left out.
     """
     parts = [part for part in parts if results.get(part)]
     figure, grid = panels(1, max(1, len(parts)), PANEL[1])

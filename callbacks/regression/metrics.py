@@ -31,13 +31,9 @@ def crps_laplace(mean: Tensor, scale: Tensor, labels: Tensor) -> Tensor:
 
 
 def crps_normal_mixture(weights: Tensor, means: Tensor, deviations: Tensor, labels: Tensor) -> Tensor:
-    """CRPS of a mixture of Normals: Grimit et al. 2006, equation 5.
+    """CRPS (B,) of mixtures of Normals: Grimit et al. 2006, equation 5.
 
-    Args:
-        weights: (B, K), each row sums to 1.
-        means: (B, K).
-        deviations: (B, K).
-        labels: (B,).
+    Weights, of which each row sums to 1, means and deviations are (B, K), labels (B,).
     """
     to_label = (weights * _mean_distance(labels[:, None] - means, deviations)).sum(1)
     # `hypot`, because the square of a tiny deviation is 0
@@ -71,16 +67,10 @@ def crps_histogram(edges: Tensor, probabilities: Tensor, labels: Tensor) -> Tens
 
 
 def interval_score(low: Tensor, high: Tensor, labels: Tensor, level: float) -> Tensor:
-    """Winkler score of central intervals: width + 2 / (1 - level) times the distance of a label outside.
-
-    Args:
-        low: (B,) lower ends.
-        high: (B,) upper ends.
-        labels: (B,).
-        level: Nominal coverage in (0, 1).
+    """Winkler score of central intervals, all (B,): width + 2 / (1 - level) times the distance of a label outside.
 
     Raises:
-        ValueError: Another level.
+        ValueError: The level, which is the nominal coverage, is not in (0, 1).
     """
     if not 0 < level < 1:
         raise ValueError(f"expected a level in (0, 1), got {level}")
@@ -112,12 +102,9 @@ def quantile_calibration_error(coverage: Tensor, levels: Tensor = QUANTILE_LEVEL
 def expected_calibration_error_by_chance(
     samples: int, fitted_on: int | None = None, levels: Tensor = QUANTILE_LEVELS
 ) -> float:
-    """Mean |coverage - level| that a perfect forecaster would show (normal approximation).
+    """Mean |coverage - level| that a perfect forecaster would show on so many labels (normal approximation).
 
-    Args:
-        samples: Labels on which it is judged.
-        fitted_on: Labels on which it was recalibrated, which are a sample too; None: it was not.
-        levels: (m,).
+    ``fitted_on`` is the number of labels on which it was recalibrated, which are a sample too; None: it was not.
     """
     variance = levels * (1 - levels) * (1 / samples + (0 if fitted_on is None else 1 / fitted_on))
     return (2 / math.pi * variance).sqrt().mean().item()
@@ -158,12 +145,11 @@ class Recalibration:
 
     def slope(self, pit: Tensor) -> Tensor:
         """The derivative of R, by which a density is multiplied."""
-        index = _segment(self.pit, pit)
-        return (self.level.diff() / self.pit.diff())[index]
+        return (self.level.diff() / self.pit.diff())[_segment(self.pit, pit)]
 
 
 def fit_recalibration(pit: Tensor) -> Recalibration:
-    """Isotonic regression of the share of PIT values up to p on p: Kuleshov et al. 2018, algorithm 1.
+    """Isotonic regression of the share of PIT values (N,) up to p on p: Kuleshov et al. 2018, algorithm 1.
 
     Departures: shares are ranks / (N + 1), unbiased for a perfect forecaster, and of equal PIT values the middle one
     of theirs, so that mirrored PIT values have the mirrored map. Of the N points of the fit, which follow
@@ -171,15 +157,11 @@ def fit_recalibration(pit: Tensor) -> Recalibration:
     density, and between neighbours it would be noise (0.42 nats for a perfect forecaster, whatever N is). Labels
     outside the support, with a PIT of 0 or 1, stay there: R rises by their share next to that end.
 
-    Args:
-        pit: (N,) F(y) of held-out data.
-
     Raises:
         ValueError: There is none, or values are NaN or outside [0, 1].
     """
     x = _checked_pit(pit).clamp(SMALLEST_PIT, 1 - SMALLEST_PIT).sort().values
-    up_to = torch.searchsorted(x, x, right=True)
-    from_here = torch.searchsorted(x, x) + 1
+    up_to, from_here = torch.searchsorted(x, x, right=True), torch.searchsorted(x, x) + 1
     rank = (up_to + from_here).double() / 2  # without equal values they are the same
     rank = torch.where(x == x.new_tensor(SMALLEST_PIT), up_to, rank)
     rank = torch.where(x == 1 - SMALLEST_PIT, from_here, rank)
@@ -206,11 +188,8 @@ def _mean_distance(difference: Tensor, deviation: Tensor) -> Tensor:
     """E|X| of X ~ Normal(difference, deviation²); without a deviation |difference|."""
     # nobody asks for z where both are 0
     z = torch.where(deviation > 0, difference / deviation, difference.sign() * math.inf).nan_to_num(nan=0.0)
-    return 2 * deviation * _density(z) + difference * (2 * ndtr(z) - 1)
-
-
-def _density(z: Tensor) -> Tensor:
-    return torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+    density = torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+    return 2 * deviation * density + difference * (2 * ndtr(z) - 1)
 
 
 def _segment(knots: Tensor, x: Tensor) -> Tensor:

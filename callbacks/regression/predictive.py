@@ -52,12 +52,7 @@ class PredictiveDistribution:
 def predictive_distribution(
     distribution: Distribution, samples: int, module: str = "the module"
 ) -> PredictiveDistribution:
-    """A distribution of batch shape (B,) in one form.
-
-    Args:
-        distribution: What ``predictive(x)`` returned.
-        samples: B.
-        module: Its name, for messages.
+    """What ``predictive(x)`` of a module returned for so many samples, in one form.
 
     Raises:
         ValueError: It is no distribution, of another shape, without a cdf, or a histogram with impossible edges or

@@ -44,12 +44,9 @@ def refined(cdf: Callable[[Tensor], Tensor], nodes: Tensor) -> Tensor:
 def integrate(cdf: Callable[[Tensor], Tensor], nodes: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """CRPS (0 without labels), mean and deviation of a distribution function, each (B,).
 
-    Four Gauss points between two nodes are exact where the function is a polynomial of degree 3 there.
-
-    Args:
-        cdf: From (B, m) to (B, m).
-        nodes: (B, m) in any order; it is almost 0 at the first and almost 1 at the last.
-        labels: (B,), each a further node, because the integrand jumps there.
+    Four Gauss points between two nodes are exact where the function is a polynomial of degree 3 there. It is almost 0
+    at the smallest of the nodes (B, m) and almost 1 at the largest. Labels (B,) are further nodes, because the
+    integrand jumps there.
     """
     middle = nodes.median(1, keepdim=True).values
     if labels is not None:

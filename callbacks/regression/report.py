@@ -108,12 +108,12 @@ def regression_values(regression: Mapping[str, Any]) -> dict[str, Value]:
     entries = {key: (regression["before"], name) for key, name in names.items()}
     if after := regression.get("after"):
         entries |= {"crps_after": (after, "crps"), "qce_after": (after, "qce")}
-    errors = {key: part.get(f"{name}_error") for key, (part, name) in entries.items()}
-    return {
-        key: Value(part[name], math.nan if errors[key] is None else errors[key])
-        for key, (part, name) in entries.items()
-        if part[name] is not None
-    }
+    values = {}
+    for key, (part, name) in entries.items():
+        if part[name] is not None:
+            error = part.get(f"{name}_error")
+            values[key] = Value(part[name], math.nan if error is None else error)
+    return values
 
 
 def regression_sentences(results: Mapping[str, Any], alone: bool) -> list[str]:

@@ -122,13 +122,11 @@ class Report(Callback):
             self._history = thinned([*self._history, place | fresh])
 
     def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not _writes(trainer):
-            return
-        record = self._collect(trainer, pl_module)
-        folder = self._folder(trainer)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_record(record, folder / "report.json")
-        (folder / "report.html").write_text(render([record]), encoding="utf-8")
+        if _writes(trainer):
+            record, folder = self._collect(trainer, pl_module), self._folder(trainer)
+            folder.mkdir(parents=True, exist_ok=True)
+            save_record(record, folder / "report.json")
+            (folder / "report.html").write_text(render([record]), encoding="utf-8")
 
     def _collect(self, trainer: Any, pl_module: LightningModule) -> Record:
         parts: Record = dict.fromkeys(key for section in sections() for key in section.keys)
@@ -138,7 +136,7 @@ class Report(Callback):
                 (parts if callback.report_key in parts else own)[callback.report_key] = results
         in_results = tuple(f"{key}/" for key in (*parts, *own))
         metrics = {key: value for key, value in trainer.callback_metrics.items() if not key.startswith(in_results)}
-        record = describe(trainer, pl_module) | {
+        about = {
             "title": self.title or type(pl_module).__name__,
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": self._seconds,
@@ -146,7 +144,7 @@ class Report(Callback):
             "metrics": metrics,
             "results": own,
         }
-        return plain(record | parts)
+        return plain(describe(trainer, pl_module) | about | parts)
 
     def _folder(self, trainer: Trainer) -> Path:
         return Path(self.folder) if self.folder else run_folder(trainer)

@@ -18,8 +18,7 @@ NUMBERED = re.compile(r"(.+)_(\d+)")
 def curve_groups(history: Sequence[Results]) -> dict[str, list[str]]:
     """Group the logged keys that share a panel.
 
-    ``train/loss`` and ``val/loss`` share ``loss``; names that differ in a number at the end, as ``train/block_0`` to
-    ``train/block_7``, share ``block 0 … 7``.
+    ``train/loss`` and ``val/loss`` share ``loss``; names that end in different numbers share, say, ``block 0 … 7``.
     """
     groups: dict[str, list[str]] = defaultdict(list)
     for key in dict.fromkeys(key for row in history for key in row):
@@ -32,9 +31,8 @@ def curve_groups(history: Sequence[Results]) -> dict[str, list[str]]:
             series[match[1]][int(match[2])] = name
     for stem, members in series.items():
         if len(members) > 1:
-            numbers = sorted(members)
-            keys = [key for number in numbers for key in groups.pop(members[number])]
-            groups[f"{stem} {numbers[0]} … {numbers[-1]}"] = keys
+            keys = [key for number in sorted(members) for key in groups.pop(members[number])]
+            groups[f"{stem} {min(members)} … {max(members)}"] = keys
     return dict(sorted(groups.items(), key=lambda item: (item[0] not in ("loss", "acc"), item[0])))
 
 
@@ -46,14 +44,12 @@ def _quantity(key: str) -> str:
 def learning_curves_figure(history: Sequence[Results], groups: Sequence[str] | None = None) -> Figure:
     """What was logged, over epochs (over steps if there are several rows in an epoch).
 
-    Args:
-        history: Of `Report`: rows with ``epoch``, ``step`` and the logged keys.
-        groups: Panels to draw, from `curve_groups`; all of them by default.
+    Rows of the history have ``epoch``, ``step`` and the logged keys. Groups are those of `curve_groups` to draw, each
+    in a panel; all by default.
     """
     chosen = {name: keys for name, keys in curve_groups(history).items() if groups is None or name in groups}
     columns = min(3, max(1, len(chosen)))
-    rows = math.ceil(len(chosen) / columns) or 1
-    figure, grid = panels(rows, columns, 2.7)
+    figure, grid = panels(math.ceil(len(chosen) / columns) or 1, columns, 2.7)
     epochs = [row["epoch"] for row in history]
     axis = "epoch" if len(set(epochs)) == len(epochs) else "step"
     for axes, (name, keys) in zip(grid.flat, chosen.items(), strict=False):

@@ -27,15 +27,10 @@ PNG_START = "iVBORw0KGgo"  # of a PNG file in base64
 
 
 def render(records: Sequence[Record]) -> str:
-    """Write the page for one run, or for several side by side.
+    """Write the page for one run, or for several side by side, from records as `load_record` reads them.
 
-    A pure function: no clock, no files, no network, and the page needs neither network nor scripts.
-
-    Args:
-        records: Of `Report`, as `load_record` reads them.
-
-    Returns:
-        HTML with its style, figures (SVG) and pictures inside; every text of a record is escaped.
+    A pure function: no clock, no files, no network. The page is HTML with its style, figures (SVG) and pictures inside,
+    and needs neither network nor scripts; every text of a record is escaped.
 
     Raises:
         ValueError: There is no record.
@@ -102,11 +97,8 @@ def _summary(runs: Runs) -> str:
 
 def _learning_curves(runs: Runs, draw: Figures) -> str:
     def curves(record: Record) -> str:
-        history = record.get("history") or []
-        return gallery(
-            draw(learning_curves_figure(history, [group]), f"learning curve of {group}")
-            for group in curve_groups(history)
-        )
+        rows = record.get("history") or []
+        return gallery(draw(learning_curves_figure(rows, [of]), f"learning curve of {of}") for of in curve_groups(rows))
 
     return section("Learning curves", "", per_run(runs, curves))
 
@@ -152,8 +144,7 @@ def _configuration(runs: Runs) -> str:
         rows |= {key: record[key] for key in ("seed", "device", "processes", "precision") if record.get(key)}
         rows |= record.get("versions") or {}
         cells = [f"<th>{escape(key)}</th><td><code>{escape(str(value))}</code></td>" for key, value in rows.items()]
-        notes = "; ".join(f"{key}: {value}" for key, value in (record.get("notes") or {}).items())
-        if notes:
+        if notes := "; ".join(f"{key}: {value}" for key, value in (record.get("notes") or {}).items()):
             parts.append(f"<p>{escape(f'{name}: {notes}' if len(runs) > 1 else notes)}</p>")
         parts.append(details(f"Configuration of {name}", table([], cells, "plain")))
     return section("Configuration", "", *parts)

@@ -16,6 +16,7 @@ from lightning.pytorch import LightningModule, Trainer
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..shared.batches import data_module
 from ..shared.loggers import figure_png
 
 Record = dict[str, Any]
@@ -51,8 +52,7 @@ def plain(value: Any) -> Any:
 def thinned(history: list[Record]) -> list[Record]:
     """Learning curves of at most `ROWS` rows: beyond, each two neighbours become one, so older ones get coarser.
 
-    Args:
-        history: Rows of `Report`; where both of two neighbours hold a quantity, the later one stays.
+    Where both of two neighbours hold a quantity, the later one stays.
     """
     if len(history) <= ROWS:
         return history
@@ -62,7 +62,7 @@ def thinned(history: list[Record]) -> list[Record]:
 
 def describe(trainer: Trainer, pl_module: LightningModule) -> Record:
     """Collect what identifies a run: classes, arguments, seed, versions, device."""
-    data = getattr(trainer, "datamodule", None)
+    data = data_module(trainer)
     device = trainer.strategy.root_device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     threads = torch.get_num_threads()
@@ -70,18 +70,15 @@ def describe(trainer: Trainer, pl_module: LightningModule) -> Record:
     return {
         "format": FORMAT,
         "model": type(pl_module).__name__,
-        "data": type(data).__name__ if data is not None else None,
-        "arguments": {
-            "model": plain(dict(pl_module.hparams)),
-            "data": plain(dict(data.hparams)) if data is not None else {},
-        },
+        "data": None if data is None else type(data).__name__,
+        "arguments": {"model": dict(pl_module.hparams), "data": {} if data is None else dict(data.hparams)},
         "parameters": sum(parameter.numel() for parameter in pl_module.parameters()),
-        "seed": plain(os.environ.get("PL_GLOBAL_SEED")),
+        "seed": os.environ.get("PL_GLOBAL_SEED"),
         "device": f"{device.type} ({name}), {threads} thread{'s' if threads > 1 else ''}",
         "processes": trainer.world_size,
         "precision": str(trainer.precision),
         "versions": {"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
-        "notes": plain(notes()) if callable(notes) else {},
+        "notes": notes() if callable(notes) else {},
     }
 
 
@@ -91,10 +88,7 @@ def save_record(record: Record, path: Path) -> None:
 
 
 def load_record(folder: str | Path) -> Record:
-    """Read ``report.json`` of a run.
-
-    Args:
-        folder: Where `Report` wrote it, or the file itself.
+    """Read the ``report.json`` in the folder of a run, or that file itself.
 
     Raises:
         FileNotFoundError: There is none.

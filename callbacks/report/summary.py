@@ -43,12 +43,8 @@ def text_table(records: Sequence[Record]) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
-    texts = sum(all(row[index][:1].isalpha() for row in rows[1:]) for index in range(len(rows[0])))
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if index < texts else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+    columns = []
+    for column in zip(*rows, strict=True):
+        width, is_text = max(map(len, column)), all(cell[:1].isalpha() for cell in column[1:])
+        columns.append([cell.ljust(width) if is_text else cell.rjust(width) for cell in column])
+    return "\n".join("  ".join(row).rstrip() for row in zip(*columns, strict=True))

@@ -20,11 +20,8 @@ def verdict(records: Sequence[Record]) -> list[str]:
     alone = len(runs) == 1
     sentences = [] if alone else _comparison(runs)
     for name, record in runs.items():
-        subject = "" if alone else f"{name}: "
-        on_run = [
-            sentence for section, results in sections_of(record) for sentence in section.sentences(results, alone)
-        ]
-        sentences += [subject + sentence for sentence in on_run + _shift_sentences(record)]
+        on_run = [text for section, results in sections_of(record) for text in section.sentences(results, alone)]
+        sentences += [text if alone else f"{name}: {text}" for text in on_run + _shift_sentences(record)]
     return sentences
 
 

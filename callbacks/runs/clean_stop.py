@@ -98,9 +98,8 @@ class CleanStop(Callback):
     def _handle_sigterm(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Replace Lightning's handler, which is in place when the first loop starts."""
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
-            signal.signal(
-                signal.SIGTERM, functools.partial(self._terminate, trainer, self._user_handlers.get(signal.SIGTERM))
-            )
+            users_handler = self._user_handlers.get(signal.SIGTERM)
+            signal.signal(signal.SIGTERM, functools.partial(self._terminate, trainer, users_handler))
 
     on_sanity_check_start = on_validation_start = on_test_start = on_predict_start = _handle_sigterm
 
@@ -145,12 +144,12 @@ class CleanStop(Callback):
         sys.stderr.flush()
 
     def _interrupt(self, *_: Any) -> None:
-        if self._interrupted_at and time.monotonic() - self._interrupted_at > SAME_KEYPRESS:
-            raise KeyboardInterrupt
         if not self._interrupted_at:
             self._interrupted_at = time.monotonic()
             # os.write, since this handler may interrupt a print
             os.write(2, b"\nCtrl-C: ends after this step, with a checkpoint; a second one ends at once, without\n")
+        elif time.monotonic() - self._interrupted_at > SAME_KEYPRESS:
+            raise KeyboardInterrupt
         self._request(INTERRUPT)
 
     def _terminate(self, trainer: Trainer, users_handler: Any, number: int, frame: Any) -> None:
@@ -218,11 +217,7 @@ def checkpoints(trainer: Trainer) -> dict[Path, int]:
 
 
 def pointer_of_job(folder: str | Path | None) -> Path | None:
-    """The file that names the checkpoint of a requeued SLURM job; None outside SLURM's jobs.
-
-    Args:
-        folder: The trainer's ``default_root_dir``.
-    """
+    """The file in the trainer's ``default_root_dir`` that names the checkpoint of a SLURM job; None outside jobs."""
     job = SLURMEnvironment.job_id()
     return None if job is None else Path(folder or ".", f".slurm-job-{job}")
 
@@ -230,14 +225,11 @@ def pointer_of_job(folder: str | Path | None) -> Path | None:
 def requeued_from(folder: str | Path | None) -> Path | None:
     """The checkpoint with which this SLURM job ended before it was requeued; None if it was not.
 
-    Args:
-        folder: The trainer's ``default_root_dir``.
+    It is found by way of the trainer's ``default_root_dir``.
     """
     pointer = pointer_of_job(folder)
-    if pointer is None or not pointer.is_file():
-        return None
-    path = Path(pointer.read_text(encoding="utf-8"))
-    return path if path.exists() else None
+    path = Path(pointer.read_text(encoding="utf-8")) if pointer and pointer.is_file() else None
+    return path if path and path.exists() else None
 
 
 def requeue() -> None:

@@ -65,14 +65,13 @@ class Randomness(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore this rank's state, or seed it apart from the others."""
-        rank, states = trainer.global_rank, self._restored
         self._restore(trainer)
-        if states and self._between_epochs:
+        if self._restored and self._between_epochs:
             # With max_steps Lightning takes every checkpoint for one from the middle of an epoch, and would end an
             # epoch twice; so max_steps is hidden from it until the training starts.
             self._max_steps, trainer.fit_loop.epoch_loop.max_steps = trainer.max_steps, -1
-        if rank >= max(1, len(states)):  # the checkpoint holds no state of this rank
-            seed_apart(rank)
+        if trainer.global_rank >= max(1, len(self._restored)):  # the checkpoint holds no state of this rank
+            seed_apart(trainer.global_rank)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """In the middle of an epoch, restore the state again, from which the new data loader's iterator has drawn."""

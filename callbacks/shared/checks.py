@@ -14,16 +14,7 @@ def check_at_least(least: int, **arguments: float) -> None:
 
 
 def require_method(module: Any, signature: str, needed_by: str) -> None:
-    """Raise if a module has no method of this name.
-
-    Args:
-        module: Any module.
-        signature: The method as the message shows it, such as ``"encode(x) -> (B, L)"``.
-        needed_by: Name of the callback, for the message.
-
-    Raises:
-        TypeError: The module has no such method.
-    """
+    """Raise a TypeError if a module has no method like ``"encode(x) -> (B, L)"``, which this callback needs."""
     name, kind = signature.partition("(")[0], type(module).__name__
     if not callable(getattr(module, name, None)):
         raise TypeError(f"{needed_by} needs a module with {signature}; {kind} has no method {name!r}")
@@ -36,15 +27,9 @@ def require_logits(module: Any, needed_by: str) -> None:
 
 
 def check_shape(values: Any, shape: tuple[int | str, ...], source: str) -> Tensor:
-    """Return what a module's method gave, if it is a tensor of the expected shape.
+    """Return what a call like ``"MyModule.encode(x)"`` gave; a ValueError if it is no tensor of the expected shape.
 
-    Args:
-        values: The method's result.
-        shape: Expected size of each dimension; a name such as "K" stands for any size.
-        source: The call, for the message, such as ``"MyModule.encode(x)"``.
-
-    Raises:
-        ValueError: The result is no tensor or has another shape.
+    In the shape a name such as "K" stands for any size.
     """
     fits = isinstance(values, Tensor) and values.ndim == len(shape)
     if not fits or any(isinstance(want, int) and want != size for want, size in zip(shape, values.shape, strict=True)):

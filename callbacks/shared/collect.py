@@ -18,12 +18,7 @@ Table = dict[str, Tensor]
 
 
 class Collector:
-    """Collects rows of one test loader during ``trainer.test`` and gathers them over the processes.
-
-    Args:
-        trainer: In its test run.
-        loader: The loader as Lightning runs it (from ``trainer.test_dataloaders``).
-        of: Which set it holds, for messages.
+    """Collects rows of one loader, as Lightning runs it, and gathers them over the processes.
 
     Raises:
         ValueError: On several processes, where the loader's order cannot be known: for an iterable data set, a
@@ -67,9 +62,7 @@ class Collector:
 def gather_rows(trainer: Trainer, table: Table) -> Table:
     """Concatenate tables over the processes and keep one row of each ``key``, ascending. A collective.
 
-    Args:
-        trainer: Of the run.
-        table: Columns (B, …) with the int64 column ``key``, or empty where a process has no row.
+    A table has columns (B, …), one of them the int64 ``key``, or none where a process has no row.
 
     Raises:
         ValueError: Processes have other columns.
@@ -98,6 +91,5 @@ def gather_rows(trainer: Trainer, table: Table) -> Table:
 
 def log_identical(pl_module: LightningModule, metrics: Mapping[str, float]) -> None:
     """Log metrics that every process computed from the same gathered rows."""
-    # Identical on every rank; `max` avoids rounding.
-    sync = pl_module.trainer.world_size > 1
+    sync = pl_module.trainer.world_size > 1  # by `max`, since a mean would round
     pl_module.log_dict(metrics, reduce_fx="max", sync_dist=sync, add_dataloader_idx=False)

@@ -104,20 +104,18 @@ def run_through(
 ) -> Table:
     """Columns for the samples of a loader, in the data set's order, equal on all processes. A collective.
 
-    Batches go through the hooks of the device transfer like test batches, and are shared out over the processes.
+    Batches go through the hooks of the device transfer like test batches, and are shared out over the processes. Which
+    order the sampler has plays no role.
 
     Args:
-        trainer: In its test run.
-        pl_module: The module under test.
-        loader: Of labelled batches. Its sampler's order plays no role.
-        measure: From x and y on the device to columns (B, …).
+        trainer: In any run.
+        pl_module: Its module in evaluation mode.
+        loader: Of batches from which ``read`` takes x and y.
+        measure: From x and y on the device to columns (B, …), which are returned with ``key``; none without samples.
         limit: Lightning's ``limit_train_batches`` or ``limit_val_batches``: a share, or a number of batches.
         max_samples: At most so many samples. Where fewer than all are taken, they are evenly spread.
         read: From a batch to x and y.
         dataloader_idx: What the hooks of the device transfer are told.
-
-    Returns:
-        ``key`` and the measured columns; empty where there is no sample.
 
     Raises:
         ValueError: An iterable data set on several processes, or a batch that is not ``(x, y)``.
@@ -157,11 +155,7 @@ def _to_device(trainer: Trainer, pl_module: LightningModule, batch: Any, dataloa
 def refuse_same_data(calibration: DataLoader, test: Any, what: str, of: str = "the test set") -> None:
     """Raise a ``ValueError`` if a sample can be drawn by the loaders of calibration and test data.
 
-    Args:
-        calibration: Loader of the data on which something is fitted.
-        test: Loader of the test set; nothing is refused where it is no ``DataLoader``.
-        what: What is fitted, for the message.
-        of: What the test loader holds, for the message.
+    The message says what is fitted, and of which set. Nothing is refused where the test loader is no ``DataLoader``.
     """
     if not isinstance(test, DataLoader):
         return
@@ -177,11 +171,7 @@ def refuse_same_data(calibration: DataLoader, test: Any, what: str, of: str = "t
 def refuse_same_samples(calibration: Tensor, test: Tensor, what: str, inputs: str = "test inputs") -> None:
     """Raise a ``ValueError`` if more than 10 % of the calibration data are test data, and warn of fewer.
 
-    Args:
-        calibration: (N,) fingerprints.
-        test: (M,) fingerprints.
-        what: What is fitted, for the message.
-        inputs: What the test inputs are, for the message.
+    Both are known by their fingerprints, (N,) and (M,). The message says what is fitted, and what the inputs are.
     """
     common = int(torch.isin(calibration, test).sum())
     text = f"{common} of {len(calibration)} calibration inputs are also {inputs}"

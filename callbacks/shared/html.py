@@ -57,14 +57,7 @@ def gallery(figures: Iterable[str], kind: str = "") -> str:
 
 
 def picture(png: str, alt: str, caption: str = "", kind: str = "") -> str:
-    """A captioned PNG file.
-
-    Args:
-        png: The file in base64.
-        alt: Text for screen readers.
-        caption: In HTML.
-        kind: CSS class.
-    """
+    """A PNG file in base64, with a text for screen readers, a caption in HTML and a CSS class."""
     start = f'<figure class="{kind}">' if kind else "<figure>"
     heading = f"<figcaption>{caption}</figcaption>" if caption else ""
     source = f"data:image/png;base64,{escape(png)}"
@@ -100,11 +93,8 @@ def duration(seconds: float) -> str:
 
 def per_run(runs: Runs, content: Callable[[Record], str]) -> str:
     """The content for each run, under the run's name if there are several."""
-    parts = []
-    for name, record in runs.items():
-        if inside := content(record):
-            parts.append(f"<h3>{escape(name)}</h3>\n{inside}" if len(runs) > 1 else inside)
-    return "\n".join(parts)
+    parts = {name: inside for name, record in runs.items() if (inside := content(record))}
+    return "\n".join(f"<h3>{escape(name)}</h3>\n{part}" if len(runs) > 1 else part for name, part in parts.items())
 
 
 def formatted(value: float, digits: int | None) -> str:

@@ -8,7 +8,7 @@ folder and a later call overwrites. Without a logger nothing happens, and only r
 
 import csv
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,9 @@ Cell = str | float | int | None
 
 
 def to_uint8(images: Tensor | np.ndarray) -> np.ndarray:
-    """Turn pictures into bytes, which every logger shows alike: W&B would show floats in [0, 1] as black.
+    """Turn pictures (N, C, H, W) into uint8 (N, H, W, C), which every logger shows alike; W&B shows floats as black.
 
-    Args:
-        images: (N, C, H, W) with C = 1 or 3; uint8, or floats in [0, 1] (rounding errors are clipped, pixels
-            that are not finite become black).
-
-    Returns:
-        (N, H, W, C) uint8.
+    C is 1 or 3. Pixels are uint8 or floats in [0, 1]: rounding errors are clipped, what is not finite becomes black.
 
     Raises:
         ValueError: Another shape or type, or floats clearly outside [0, 1].
@@ -56,15 +51,7 @@ def to_uint8(images: Tensor | np.ndarray) -> np.ndarray:
 
 
 def tile(pictures: np.ndarray, gap: int = 1) -> np.ndarray:
-    """Lay N pictures out in a grid that is as square as possible.
-
-    Args:
-        pictures: (N, H, W, C) uint8.
-        gap: White pixels between two pictures.
-
-    Returns:
-        (H', W', C) uint8.
-    """
+    """Lay pictures (N, H, W, C) uint8 out in a grid (H', W', C), as square as possible, ``gap`` white pixels apart."""
     number, height, width, channels = pictures.shape
     columns = max(1, math.ceil(math.sqrt(number)))
     rows = math.ceil(number / columns)
@@ -78,20 +65,13 @@ def tile(pictures: np.ndarray, gap: int = 1) -> np.ndarray:
 def png(picture: np.ndarray) -> bytes:
     """Encode one (H, W, C) uint8 picture with C = 1, 3 or 4."""
     buffer = BytesIO()
-    picture = picture.squeeze(-1) if picture.shape[-1] == 1 else picture
-    Image.fromarray(picture).save(buffer, "PNG", optimize=True)
+    Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
 @rank_zero_only
 def log_images(trainer: Trainer, name: str, images: Tensor | np.ndarray) -> None:
-    """Show pictures in every logger.
-
-    Args:
-        trainer: Its loggers are used.
-        name: Key; ``/`` groups.
-        images: (N, C, H, W), floats in [0, 1] or uint8; see `to_uint8`.
-    """
+    """Show pictures (N, C, H, W), floats in [0, 1] or uint8, in every logger; a ``/`` in the name makes groups."""
     pictures = to_uint8(images)
     for logger in trainer.loggers:
         with surviving(logger):
@@ -112,13 +92,7 @@ def figure_png(figure: Figure) -> bytes:
 
 @rank_zero_only
 def log_figure(trainer: Trainer, name: str, figure: Figure) -> None:
-    """Show a matplotlib figure in every logger, as a picture.
-
-    Args:
-        trainer: Whose loggers are used.
-        name: Key; ``/`` groups.
-        figure: The figure; it is rendered once, on white.
-    """
+    """Show a matplotlib figure in every logger, as a picture on white that is rendered once; see `log_images`."""
     if trainer.loggers:
         picture = np.array(Image.open(BytesIO(figure_png(figure))).convert("RGB"))
         log_images(trainer, name, picture.transpose(2, 0, 1)[None])
@@ -128,11 +102,7 @@ def log_figure(trainer: Trainer, name: str, figure: Figure) -> None:
 def log_table(trainer: Trainer, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
     """Write a table to every logger: ``wandb.Table``, Markdown text in TensorBoard, a CSV file for others.
 
-    Args:
-        trainer: Whose loggers are used.
-        name: Key; ``/`` groups.
-        columns: Headings.
-        rows: One cell per column; a column holds either numbers or strings, ``None`` where there is no value.
+    A column holds either numbers or strings, and ``None`` where there is no value.
 
     Raises:
         ValueError: A row has not one cell per column.
@@ -193,11 +163,8 @@ def _file(trainer: Trainer, logger: Logger, kind: str, name: str, suffix: str) -
 
 
 def _markdown(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
-    def lines() -> Iterator[str]:
-        for row in (columns, ["---"] * len(columns), *rows):
-            yield "| " + " | ".join(_markdown_cell(cell) for cell in row) + " |"
-
-    return "\n".join(lines())
+    lines = (columns, ["---"] * len(columns), *rows)
+    return "\n".join("| " + " | ".join(_markdown_cell(cell) for cell in row) + " |" for row in lines)
 
 
 def _markdown_cell(cell: Cell) -> str:

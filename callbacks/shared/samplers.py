@@ -36,10 +36,7 @@ def flatten_loaders(loaders: Any) -> list[Any]:
 def loader_names(trainer: Trainer, attribute: str, given: Sequence[str] | None) -> list[str] | None:
     """The given names of validation or test loaders, or else those of the data module.
 
-    Args:
-        trainer: Whose data module may name them.
-        attribute: Where it does: "val_sets" or "test_sets". What is no list of names there counts as none.
-        given: Names that are used instead.
+    It has them in its attribute "val_sets" or "test_sets"; what is no list of names there counts as none.
     """
     names = given or getattr(data_module(trainer), attribute, None)
     are_names = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
@@ -50,12 +47,6 @@ def named_loaders(
     trainer: Trainer, attribute: str, given: Sequence[str] | None, needed_by: str
 ) -> tuple[list[str] | None, list[Any]]:
     """`loader_names` and the loaders of the validation or test that runs now.
-
-    Args:
-        trainer: In a validation or test.
-        attribute: See `loader_names`.
-        given: See `loader_names`.
-        needed_by: The callback, for messages.
 
     Raises:
         ValueError: There is not one name for each loader, or a name twice.
@@ -167,7 +158,6 @@ def loader_of_one(loader: DataLoader) -> DataLoader:
     """A loader that gives one batch, of one sample where it can."""
     if isinstance(loader.dataset, IterableDataset):
         return loader
-    first = [[index] for index in drawable(loader)[:1]]
-    probe = loader_over(loader, first)
+    probe = loader_over(loader, [[index] for index in drawable(loader)[:1]])
     probe.num_workers = 0
     return probe

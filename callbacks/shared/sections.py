@@ -24,9 +24,8 @@ class Reported(Protocol):
     def report_results(self) -> Any:
         """What the record keeps under ``report_key``.
 
-        Returns:
-            A dict of numbers, texts, matplotlib figures and PNG files (bytes), nested or not; or a single picture.
-            Empty or None where there is nothing to report.
+        A dict of numbers, texts, matplotlib figures and PNG files (bytes), nested or not; or a single picture; or empty
+        or None where there is nothing to report.
         """
 
 

@@ -11,12 +11,10 @@ from .style import INK
 
 
 def inline_svg(figure: Figure, label: str, prefix: str) -> str:
-    """Draw a figure as an ``<svg>`` element.
+    """Draw a figure as an ``<svg>`` element with a label for screen readers.
 
-    Args:
-        figure: Text and axes in `INK` become ``currentColor``; the background is transparent.
-        label: What a screen reader says.
-        prefix: Starts every id, so that several figures can share a page.
+    What is in `INK` becomes ``currentColor``, the background transparent. The prefix starts every id, so that several
+    figures can share a page.
     """
     buffer = StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}):
