@@ -42,15 +42,10 @@ INTERNAL = (CLASS_PATH, INSTANTIATOR)  # what the command line of Lightning adds
 def save_weights(module: LightningModule, path: str | Path) -> None:
     """Write a module's state dict as a safetensors file; a file that is there is replaced once the new one is whole.
 
-    Args:
-        module: Of the zoo or of yours; its ``hparams`` must be plain values.
-        path: The file.
-
     Raises:
-        ValueError: Something in the state dict is no tensor, or an argument is no plain value.
+        ValueError: Something in the state dict is no tensor, or something in the module's ``hparams`` no plain value.
     """
-    arguments = {name: value for name, value in module.hparams.items() if name not in INTERNAL}
-    _write(module.state_dict(), type(module), arguments, Path(path))
+    _write(module.state_dict(), type(module), module.hparams, Path(path))
 
 
 def load_weights(path: str | Path, kind: type[LightningModule] | None = None) -> LightningModule:
@@ -103,8 +98,7 @@ def export(checkpoint: str, path: str, class_path: str | None = None) -> None:
     Args:
         checkpoint: The checkpoint.
         path: The file.
-        class_path: Import path of the module's class; None where the checkpoint itself names it, because the command
-            line wrote it.
+        class_path: Import path of the module's class; None where the command line wrote the checkpoint, which names it.
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
@@ -113,22 +107,16 @@ def export(checkpoint: str, path: str, class_path: str | None = None) -> None:
     if not Path(checkpoint).is_file():
         raise FileNotFoundError(f"{checkpoint}: no such file; expected a checkpoint of `train.py fit`")
     content = read_checkpoint(checkpoint, checkpoint)
-    arguments = dict(content.get("hyper_parameters", {}))
+    arguments = content.get("hyper_parameters", {})
     class_path = class_path or arguments.get(CLASS_PATH)
     kind = imported(class_path)
     if kind is None or not issubclass(kind, LightningModule):
         raise ValueError(f"{checkpoint} is of the class {class_path!r}: name one of the zoo, such as --model zoo.JEM")
-    for name in INTERNAL:
-        arguments.pop(name, None)
     _write(content["state_dict"], kind, arguments, Path(path))
 
 
 def import_(path: str, checkpoint: str) -> None:
     """Write a checkpoint from which `train.py test` builds the module of a safetensors file.
-
-    Args:
-        path: The file.
-        checkpoint: The checkpoint.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -160,7 +148,8 @@ def _read(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         raise ValueError(f"{path}: damaged, or not a safetensors file: {error}") from error
 
 
-def _write(state: Mapping[str, Any], kind: type, arguments: dict[str, Any], path: Path) -> None:
+def _write(state: Mapping[str, Any], kind: type, hyper_parameters: Mapping[str, Any], path: Path) -> None:
+    arguments = {name: value for name, value in hyper_parameters.items() if name not in INTERNAL}
     if strange := [name for name, value in state.items() if not isinstance(value, Tensor)]:
         raise ValueError(f"{', '.join(strange)}: no tensors, and a safetensors file holds nothing else")
     try:

@@ -1,4 +1,7 @@
-"""Losses and schedules of domain-adversarial training, and the inputs of a conditional domain head."""
+"""Losses and schedules of domain-adversarial training, and the inputs of a conditional domain head.
+
+All raise ``ValueError`` for numbers out of their range, NaN included, and for shapes that do not fit.
+"""
 
 import math
 
@@ -24,9 +27,6 @@ def reverse_gradient(x: Tensor, coefficient: float | Tensor = 1.0) -> Tensor:
 
     Returns:
         The values of ``x``, bit for bit.
-
-    Raises:
-        ValueError: For a coefficient that is negative or NaN.
     """
     if not isinstance(coefficient, Tensor) and not coefficient >= 0:
         raise ValueError(f"coefficient is {coefficient}; expected a number of at least 0")
@@ -36,14 +36,8 @@ def reverse_gradient(x: Tensor, coefficient: float | Tensor = 1.0) -> Tensor:
 def domain_coefficient(progress: float, gamma: float = 10.0) -> float:
     """The weight of the reversed gradient: ``lambda_p = 2 / (1 + exp(-gamma p)) - 1``, from 0 up to almost 1.
 
-    Ganin et al. 2016, section 5.2.2.
-
-    Args:
-        progress: Share of the training that is done, p in [0, 1].
-        gamma: Steepness, above 0; 10 in the paper.
-
-    Raises:
-        ValueError: For a progress outside [0, 1] or a steepness that is not above 0 and finite, NaN included.
+    Ganin et al. 2016, section 5.2.2. The progress p in [0, 1] is the share of the training that is done; gamma, the
+    steepness, is above 0.
     """
     check_share(progress=progress)
     check_positive(gamma=gamma)
@@ -51,14 +45,7 @@ def domain_coefficient(progress: float, gamma: float = 10.0) -> float:
 
 
 def annealing_factor(progress: float) -> float:
-    """The factor of the learning rate: ``(1 + 10 p)^-0.75`` (Ganin et al. 2016, section 5.2.2).
-
-    Args:
-        progress: Share of the training that is done, p in [0, 1].
-
-    Raises:
-        ValueError: For a progress outside [0, 1], NaN included.
-    """
+    """The factor of the learning rate at progress p: ``(1 + 10 p)^-0.75`` (Ganin et al. 2016, section 5.2.2)."""
     check_share(progress=progress)
     return (1 + 10 * progress) ** -0.75
 
@@ -82,9 +69,6 @@ def domain_loss(
 
     Returns:
         A scalar in nats, float32 at least; 2 log 2 for a head that knows nothing, NaN where a domain has no images.
-
-    Raises:
-        ValueError: For weights of another shape than their logits.
     """
     total = torch.zeros((), device=source_logits.device)
     for logits, weights in ((source_logits, source_weights), (-target_logits, target_weights)):
@@ -96,9 +80,7 @@ def domain_loss(
 
 
 def conditional_features(features: Tensor, probabilities: Tensor, maps: tuple[Tensor, Tensor] | None = None) -> Tensor:
-    """The input of a conditional domain head: the outer product of class probabilities and features.
-
-    CDAN, Long et al. 2018.
+    """The input of CDAN's domain head: the outer product of class probabilities and features (Long et al. 2018).
 
     Args:
         features: (B, D).
@@ -108,9 +90,6 @@ def conditional_features(features: Tensor, probabilities: Tensor, maps: tuple[Te
 
     Returns:
         (B, K D), class by class, or (B, d).
-
-    Raises:
-        ValueError: For shapes that do not fit.
     """
     if features.dim() != 2 or probabilities.dim() != 2 or len(features) != len(probabilities):
         raise ValueError(

@@ -7,13 +7,12 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from ..shared.arguments import check_literals
+from ..shared.arguments import check_at_least, check_literals, check_positive
 from ..shared.batches import check_images, check_parts
 from ..shared.evaluation import SetMeans, class_probabilities, judge_classifier
 from ..shared.losses import at_least_float32, cross_entropy
 from ..shared.nets import channels_last
 from ..shared.schedules import check_classifier_batch, check_is_due, log_training, per_step, total_steps
-from .arguments import check_arguments
 from .loss import (
     annealing_factor,
     conditional_features,
@@ -22,7 +21,7 @@ from .loss import (
     entropy_weights,
     reverse_gradient,
 )
-from .net import COLUMNS, DomainNetwork, initialise_shallow_heads
+from .net import COLUMNS, DomainNetwork, check_network, initialise_shallow_heads
 from .normalisation import SOURCE, TARGET, choose_domain, has_batch_norm, with_domain_batch_norm
 from .pretrained import load_features
 
@@ -103,7 +102,15 @@ class DANN(LightningModule):
         super().__init__()
         self.save_hyperparameters()
         check_literals(self)
-        check_arguments(self.hparams)
+        check_network(network, network_args or {}, normalisation)
+        check_at_least(2, num_classes=num_classes)
+        if not image_shape or min(image_shape) < 1:
+            raise ValueError(f"image_shape is {tuple(image_shape)}; expected positive sizes")
+        names = ("max_coefficient", "domain_weight", "momentum", "weight_decay", "features_lr_factor")
+        check_at_least(0, **{name: self.hparams[name] for name in names})
+        check_positive(gamma=gamma, lr=lr, max_norm=max_norm, random_features=random_features)
+        if random_features is not None and not adaptation.startswith("cdan"):
+            raise ValueError(f"random_features={random_features} is for a conditional domain head, not {adaptation!r}")
         self.image_shape = tuple(image_shape)
         self.network = self.build_network()
         self.means = SetMeans()
@@ -186,23 +193,17 @@ class DANN(LightningModule):
 
         coefficient = self.coefficient()
         f_s, f_t = (f.detach() if h.adaptation == "none" else reverse_gradient(f, coefficient) for f in (f_s, f_t))
-        logits_t, weights = self._conditions(logits_s, f_t)
+        logits_t: Any = None
+        if h.adaptation.startswith("cdan"):
+            with torch.no_grad():
+                logits_t = self._logits(f_t)
+        weights = [entropy_weights(logits) for logits in (logits_s, logits_t)] if h.adaptation == "cdan_e" else []
         d_s, d_t = self._domain_logits(f_s, logits_s), self._domain_logits(f_t, logits_t)
         adversarial_loss = domain_loss(d_s, d_t, *weights)
         loss = label_loss + h.domain_weight * adversarial_loss
         log_training(self, loss=loss, label_loss=label_loss, domain_loss=adversarial_loss, coefficient=coefficient)
         log_training(self, domain_acc=lambda: ((d_s < 0).float().mean() + (d_t > 0).float().mean()) / 2)
         return loss
-
-    def _conditions(self, logits_s: Tensor, f_t: Tensor) -> tuple[Tensor | None, tuple[Tensor | None, Tensor | None]]:
-        """What the conditional domain heads need beside features: the target's logits, and for CDAN+E both weights."""
-        if not self.hparams["adaptation"].startswith("cdan"):
-            return None, (None, None)
-        with torch.no_grad():
-            logits_t = self._logits(f_t)
-        if self.hparams["adaptation"] == "cdan":
-            return logits_t, (None, None)
-        return logits_t, (entropy_weights(logits_s), entropy_weights(logits_t))
 
     def _features_of_both(self, x_s: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor]:
         """Features of source and target, in one pass unless each domain has its own batch normalisation."""
@@ -224,11 +225,7 @@ class DANN(LightningModule):
         return self.network.domain_head(features).squeeze(1)
 
     def progress(self) -> float:
-        """Share of the training that is done: optimiser steps made, of all that the trainer will make.
-
-        Raises:
-            ValueError: When the trainer does not know where it ends.
-        """
+        """Share of the training that is done: optimiser steps made, of all that the trainer will make."""
         return min(self.trainer.global_step / total_steps(self.trainer), 1.0)
 
     def coefficient(self) -> float:

@@ -17,15 +17,10 @@ Shape = tuple[int, ...]
 class DomainNetwork(nn.Module):
     """A feature extractor G_f with a label head G_y and a domain head G_d on top of it.
 
-    Args:
-        extractor: G_f, which maps images ``(B, *image_shape)`` to features; maps are flattened.
-        image_shape: Shape of one image, or of whatever a sample is.
-        num_classes: Number of logits, K.
-        label_hidden: Units of the label head's hidden layers.
-        domain_hidden: Units of the domain head's hidden layers.
-        random_features: Inputs of a conditional domain head by random maps; None for the outer product.
-        conditional: Whether the domain head sees the class probabilities beside the features.
-        dropout: Of the label head's hidden layers.
+    The extractor maps images ``(B, *image_shape)`` to features, and maps are flattened. ``label_hidden`` and
+    ``domain_hidden`` are the units of the heads' hidden layers, ``dropout`` is that of the label head. A
+    ``conditional`` domain head sees the class probabilities beside the features, by random maps to ``random_features``
+    inputs or as all products.
     """
 
     def __init__(
@@ -81,11 +76,7 @@ def hidden_layers(width: int, hidden: Sequence[int], dropout: float) -> tuple[nn
 
 
 def output_width(extractor: nn.Module, image_shape: Shape) -> int:
-    """Number of features that an extractor gives for an image.
-
-    Raises:
-        ValueError: When the images are too small for it, or have another number of channels.
-    """
+    """Number of features that an extractor gives for an image; ``ValueError`` if it does not take the images."""
     training = extractor.training
     try:
         with torch.no_grad():
@@ -145,27 +136,23 @@ def shallow_features(image_shape: Shape, norm: bool, hidden: int = 15) -> nn.Mod
 
 def alexnet_features(image_shape: Shape, norm: bool, bottleneck: int = 256) -> nn.Module:
     """AlexNet up to its second wide layer, and a linear bottleneck; parameters are named as in torchvision."""
-    whole = torchvision.models.alexnet(weights=None)
-    classifier = whole.classifier[:6]
-    for place, layer in enumerate(classifier):
-        if isinstance(layer, nn.Dropout):
-            classifier[place] = Dropout(layer.p)
-    extractor: Any = AlexNetFeatures()
-    extractor.features, extractor.avgpool, extractor.classifier = whole.features, whole.avgpool, classifier
-    extractor.bottleneck = nn.Linear(4096, bottleneck)
-    return extractor
+    return AlexNetFeatures(bottleneck)
 
 
 class AlexNetFeatures(nn.Module):
     """AlexNet without its last layer, with a bottleneck on top."""
 
-    features: nn.Module
-    avgpool: nn.Module
-    classifier: nn.Module
-    bottleneck: nn.Module
+    def __init__(self, bottleneck: int) -> None:
+        super().__init__()
+        whole = torchvision.models.alexnet(weights=None)
+        self.features, self.avgpool, self.classifier = whole.features, whole.avgpool, whole.classifier[:6]
+        for place, layer in enumerate(self.classifier):
+            if isinstance(layer, nn.Dropout):
+                self.classifier[place] = Dropout(layer.p)
+        self.bottleneck = nn.Linear(4096, bottleneck)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features ``(B, 256)`` of images ``(B, 3, H, W)``, best of 224x224."""
+        """Features ``(B, bottleneck)`` of images ``(B, 3, H, W)``, best of 224x224."""
         return self.bottleneck(self.classifier(self.avgpool(self.features(x)).flatten(1)))
 
 
@@ -180,11 +167,7 @@ COLUMNS: dict[str, tuple[Any, list[int], list[int]]] = {
 
 
 def check_network(network: str, network_args: dict[str, Any], normalisation: str) -> None:
-    """Check that a network exists, takes the arguments, and has a place for batch normalisation if there is to be one.
-
-    Raises:
-        ValueError: One of these does not hold.
-    """
+    """Check that a network exists, takes the arguments, and has a place for the batch normalisation that is wanted."""
     check_choice("network", network, [*COLUMNS])
     known = [*list(signature(COLUMNS[network][0]).parameters)[2:], "label_hidden", "domain_hidden", "dropout"]
     check_names("network_args", network_args, network, known)

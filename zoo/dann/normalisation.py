@@ -12,10 +12,7 @@ SOURCE, TARGET = 0, 1
 class DomainBatchNorm(nn.Module):
     """A batch normalisation for the source and another for the target (Chang et al., CVPR 2019).
 
-    ``domain`` says which one the next batch goes through; see :func:`choose_domain`.
-
-    Args:
-        norm: The batch normalisation that both start from.
+    ``domain`` says which one the next batch goes through; see :func:`choose_domain`. Both start from ``norm``.
     """
 
     def __init__(self, norm: nn.Module) -> None:

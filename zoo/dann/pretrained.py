@@ -9,11 +9,7 @@ from ..shared.checkpoints import load_plain
 
 
 def load_features(extractor: nn.Module, path: Path) -> None:
-    """Read a state dict into a feature network; entries that it lacks are ignored, as a last layer is.
-
-    Args:
-        extractor: The feature network, whose parameters are named as in the file.
-        path: A file of ``torch.save(state_dict)``.
+    """Read a file of ``torch.save(state_dict)`` into a feature network; entries that it lacks are ignored.
 
     Raises:
         FileNotFoundError: There is no such file.

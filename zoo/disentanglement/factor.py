@@ -19,28 +19,25 @@ class FactorVAE(VAE):
     latent permuted over the batch. Its loss gives encoder and decoder no gradient, since it sees detached codes; TC
     gives it none, since there its weights are constants. Both are updated at once, after one pass of the encoder and
     one backward pass, by one Adam with two parameter groups, which computes what two would; so ``max_steps`` counts
-    batches. In the study's code both raise the step counter: its 300,000 steps are about 150,000 batches.
+    batches.
 
-    Batch and logs are those of ``BetaVAE``, and ``total_correlation`` and ``discriminator_loss``, which ``loss`` does
-    not contain and which is log 2 for a discriminator that cannot tell. With several processes each permutes its own
-    batch, so a step of two with batches of n is not that of one with 2 n; and in validation and test the total
-    correlation is the mean over batches, which depend on the number of processes. 16-mixed leaves out about eleven
-    steps at the start, see ``BetaVAE``.
+    Batch, logs and errors are those of ``BetaVAE``. ``total_correlation`` is logged, too, and ``discriminator_loss``,
+    which ``loss`` does not contain and which is log 2 for a discriminator that cannot tell. With several processes each
+    permutes its own batch, so a step of two with batches of n is not that of one with 2 n; and in validation and test
+    the total correlation is the mean over batches, which depend on the number of processes. 16-mixed leaves out about
+    eleven steps at the start, see ``BetaVAE``.
 
     Args:
         image_shape: ``(channels, 64, 64)``; the command line takes it from the data.
         num_latents: L, size of a code.
         gamma: Weight of the total correlation, at least 0; 10, 20, 30, 40, 50 and 100 in the study.
         second_batch: Whether the permuted codes are those of the second half of each training batch, which then serves
-            nothing else, as in Kim and Mnih's algorithm; otherwise those of the same images, as in the study's code.
+            nothing else and needs two images, as in Kim and Mnih's algorithm; otherwise those of the same images, as in
+            the study's code.
         likelihood: ``bernoulli`` on logits, or ``gaussian`` with variance 1/2.
         lr: Adam's learning rate for encoder and decoder.
         discriminator_lr: Adam's learning rate for the discriminator.
         discriminator_betas: Adam's betas for the discriminator.
-
-    Raises:
-        ValueError: For a value out of its range, images that the network does not take, or a batch of one image that is
-            to be halved.
     """
 
     def __init__(

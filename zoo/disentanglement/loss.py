@@ -25,12 +25,9 @@ LOG_2_PI = math.log(2 * math.pi)
 def bernoulli_reconstruction(x: Tensor, logits: Tensor) -> Tensor:
     """``mean_b sum_pixels [softplus(l) - x l]``: the negative log-likelihood of pixels as probabilities.
 
-    The sum over pixels matters: a mean would multiply every other term by their number. Its minimum is
-    :func:`bernoulli_entropy`, which is above 0 for grey pixels.
-
-    Args:
-        x: ``(B, ...)`` in [0, 1].
-        logits: ``(B, ...)``; zeros give ``4096 log 2 = 2839.13`` for 64x64 pixels.
+    Of ``x`` in [0, 1] and logits, both ``(B, ...)``; zeros give ``4096 log 2 = 2839.13`` for 64x64 pixels. The sum over
+    pixels matters: a mean would multiply every other term by their number. Its minimum is :func:`bernoulli_entropy`,
+    which is above 0 for grey pixels.
     """
     check_same_shape(x=x, logits=logits)
     logits = at_least_float32(logits)
@@ -46,11 +43,7 @@ def bernoulli_entropy(x: Tensor) -> Tensor:
 def gaussian_reconstruction(x: Tensor, logits: Tensor) -> Tensor:
     """``mean_b sum_pixels [(x - sigmoid(l))^2 + log(pi) / 2]``: the negative log-density with variance 1/2.
 
-    Without the constant it is the squared error of the study's code; the constant makes it a log-density.
-
-    Args:
-        x: ``(B, ...)`` in [0, 1].
-        logits: ``(B, ...)``.
+    Of ``x`` in [0, 1] and logits, both ``(B, ...)``. Without the constant it is the squared error of the study's code.
     """
     check_same_shape(x=x, logits=logits)
     logits = at_least_float32(logits)
@@ -79,22 +72,13 @@ def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
 def annealed_capacity(step: Tensor, max_capacity: float, annealing_steps: int) -> Tensor:
     """``c(t) = max_capacity min(1, t / T)`` in nats, from 0 in the first step (Burgess et al. 2018).
 
-    Args:
-        step: t, the number of steps made, a scalar.
-        max_capacity: In nats, at least 0.
-        annealing_steps: T, at least 1.
+    t is ``step``, a scalar, the number of steps made, and T is ``annealing_steps``, at least 1.
     """
     return max_capacity * (step / annealing_steps).clamp(max=1)
 
 
 def capacity_penalty(kl: Tensor, capacity: Tensor | float, gamma: float) -> Tensor:
-    """``gamma |KL - c|`` with the mean over the batch inside, not image by image.
-
-    Args:
-        kl: :func:`kl_divergence`, a scalar.
-        capacity: c, in nats.
-        gamma: Weight, at least 0; the gradient is ``gamma sign(KL - c)`` times that of the KL.
-    """
+    """``gamma |KL - c|`` with the mean over the batch inside, not image by image; c in nats, gamma at least 0."""
     return gamma * (kl - capacity).abs()
 
 
@@ -119,12 +103,7 @@ def covariance_of_codes(mean: Tensor, logvar: Tensor) -> Tensor:
 def dip_penalty(covariance: Tensor, lambda_od: float, lambda_d: float) -> Tensor:
     """``lambda_od sum_{i != j} S_ij^2 + lambda_d sum_i (S_ii - 1)^2`` (Kumar et al. 2018).
 
-    DIP-VAE-I has :func:`covariance_of_means` as S, DIP-VAE-II :func:`covariance_of_codes`.
-
-    Args:
-        covariance: S, ``(L, L)``; each pair counts twice.
-        lambda_od: Weight off the diagonal.
-        lambda_d: Weight on the diagonal.
+    DIP-VAE-I has :func:`covariance_of_means` as S, ``(L, L)``, DIP-VAE-II :func:`covariance_of_codes`.
     """
     covariance = at_least_float32(covariance)
     diagonal = covariance.diagonal()
@@ -155,7 +134,7 @@ def unnormalised_tc(z: Tensor, mean: Tensor, logvar: Tensor, log_weights: Tensor
     Args:
         z: Draws, ``(J, L)``.
         mean: Means of the mixture's components, ``(B, L)``, B above 0.
-        logvar: Logarithms of their variances, ``(B, L)``.
+        logvar: Logarithms of their variances.
         log_weights: w, ``(J, B)``; None for zeros.
     """
     check_rows(mean=mean, logvar=logvar)
@@ -178,8 +157,7 @@ def mixture_tc(z: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
     It is 0 where all posteriors are alike. For many latents and narrow posteriors it lies far above the truth: a batch
     of 64 cannot show that ten latents are independent. ``z``, ``mean`` and ``logvar`` are ``(B, L)``.
     """
-    check_rows(z=z, mean=mean, logvar=logvar)
-    return unnormalised_tc(z, mean, logvar) + (z.shape[1] - 1) * math.log(len(mean))
+    return weighted_tc(z, mean, logvar, dataset_size=1)
 
 
 def weighted_tc(z: Tensor, mean: Tensor, logvar: Tensor, dataset_size: int) -> Tensor:
@@ -228,10 +206,8 @@ def stratified_log_weights(batch_size: int, dataset_size: int) -> Tensor:
 def permute_latents(z: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Draws of the product of the marginals: each latent permuted over the batch by itself (Kim and Mnih 2018, alg. 1).
 
-    Args:
-        z: ``(B, L)``.
-        generator: On the device of ``z``; None for the default one. Several processes with the same state draw
-            different permutations.
+    ``z`` is ``(B, L)``, and the generator on its device, or None for the default one. Several processes with the same
+    state draw different permutations.
     """
     check_rows(z=z)
     order = own_draw(partial(torch.rand, generator=generator), z).argsort(0)
@@ -241,9 +217,7 @@ def permute_latents(z: Tensor, generator: torch.Generator | None = None) -> Tens
 def density_ratio_tc(logits: Tensor) -> Tensor:
     """``mean_b (logit_0 - logit_1)``: the total correlation by a discriminator (Kim and Mnih 2018, eq. 3).
 
-    Args:
-        logits: ``(B, 2)`` for codes of the aggregate posterior; logit 0 stands for these, 1 for permuted ones. Equal
-            logits give 0.
+    The logits ``(B, 2)`` are for codes of the aggregate posterior; logit 0 stands for these, 1 for permuted ones.
     """
     _check_pairs(logits)
     logits = at_least_float32(logits)
@@ -253,11 +227,8 @@ def density_ratio_tc(logits: Tensor) -> Tensor:
 def discriminator_loss(logits: Tensor, permuted_logits: Tensor) -> Tensor:
     """``-(mean log p_0(z) + mean log p_1(z_permuted)) / 2``: log 2 for equal logits.
 
-    The study's code clips the probabilities; here they are not clipped, so that confident errors keep their gradient.
-
-    Args:
-        logits: ``(B, 2)`` for detached codes of the aggregate posterior.
-        permuted_logits: ``(B', 2)`` for detached permuted codes.
+    Of logits ``(B, 2)`` for detached codes of the aggregate posterior, and ``(B', 2)`` for permuted ones. The study's
+    code clips the probabilities; here they are not clipped, so that confident errors keep their gradient.
     """
     _check_pairs(logits)
     _check_pairs(permuted_logits)

@@ -64,7 +64,7 @@ class AnnealedVAE(VAE):
 
     The capacity ``c(t) = max_capacity min(1, t / annealing_steps)`` grows with the optimiser's steps, whose number t is
     kept in checkpoints. In validation and test it is ``max_capacity`` from the start, as in the study. The absolute
-    value is taken of the batch's mean KL. Batch and logs are those of ``BetaVAE``, and ``capacity``.
+    value is taken of the batch's mean KL. Batch, logs and errors are those of ``BetaVAE``, and ``capacity`` is logged.
 
     A step of two processes with batches of n is that of one with 2 n for ``statistics`` all_ranks, not for local. In
     validation and test ``regulariser`` and ``loss`` are means over each process's batches, so that they change with the
@@ -81,9 +81,6 @@ class AnnealedVAE(VAE):
             batches of ``all_ranks``, which are to be of equal size; in training.
         likelihood: ``bernoulli`` on logits, or ``gaussian`` with variance 1/2.
         lr: Adam's learning rate.
-
-    Raises:
-        ValueError: For a value out of its range, or images that the network does not take.
     """
 
     step: Tensor
@@ -123,9 +120,9 @@ class DIPVAE(VAE):
     It minimises ``reconstruction + KL + lambda_od sum_{i != j} S_ij^2 + lambda_d sum_i (S_ii - 1)^2``, where S is the
     covariance of the posteriors' means (I) or of the aggregate posterior (II) over one batch, whose size matters.
 
-    Batch and logs are those of ``BetaVAE``, and ``penalty``, the term with S; several processes are as for
-    ``AnnealedVAE``: with ``statistics`` local a step of two with batches of n is not that of one with 2 n. 16-mixed
-    leaves out about eleven steps at the start.
+    Batch, logs and errors are those of ``BetaVAE``, and ``penalty``, the term with S, is logged; several processes are
+    as for ``AnnealedVAE``: with ``statistics`` local a step of two with batches of n is not that of one with 2 n.
+    16-mixed leaves out about eleven steps at the start.
 
     Args:
         image_shape: ``(channels, 64, 64)``; the command line takes it from the data.
@@ -138,9 +135,6 @@ class DIPVAE(VAE):
             to be of equal size; in training.
         likelihood: ``bernoulli`` on logits, or ``gaussian`` with variance 1/2.
         lr: Adam's learning rate.
-
-    Raises:
-        ValueError: For a value out of its range, or images that the network does not take.
     """
 
     def __init__(
@@ -171,9 +165,9 @@ class BetaTCVAE(VAE):
     """beta-TCVAE: an autoencoder that minimises ``reconstruction + KL + (beta - 1) TC`` (Chen et al. 2018).
 
     TC, the total correlation of the codes, is estimated from the batch's posteriors; at 64 images and ten latents the
-    estimate is far too high for narrow ones. Batch and logs are those of ``BetaVAE``, and ``total_correlation``;
-    several processes are as for ``AnnealedVAE``: with ``statistics`` local a step of two with batches of n is not that
-    of one with 2 n. 16-mixed leaves out about eleven steps at the start.
+    estimate is far too high for narrow ones. Batch, logs and errors are those of ``BetaVAE``, and ``total_correlation``
+    is logged; several processes are as for ``AnnealedVAE``: with ``statistics`` local a step of two with batches of n
+    is not that of one with 2 n. 16-mixed leaves out about eleven steps at the start.
 
     Args:
         image_shape: ``(channels, 64, 64)``; the command line takes it from the data.
@@ -183,15 +177,11 @@ class BetaTCVAE(VAE):
         estimator: ``mixture``, the total correlation of the mixture of the batch's posteriors; ``weighted``, Chen et
             al.'s minibatch-weighted sampling; ``unnormalised``, the study's, which lacks its constants: these three
             have the same gradients. ``stratified``, their minibatch-stratified sampling.
-        dataset_size: Number of different images, for ``weighted`` and ``stratified``; 737,280 for dSprites.
+        dataset_size: Number of different images, which ``weighted`` and ``stratified`` need; 737,280 for dSprites.
         statistics: Whether the posteriors are those of the process's batch, ``local``, or of the batches of
             ``all_ranks``, which are to be of equal size: then the estimate is better; in training.
         likelihood: ``bernoulli`` on logits, or ``gaussian`` with variance 1/2.
         lr: Adam's learning rate.
-
-    Raises:
-        ValueError: For a value out of its range, an estimator without the size that it needs, or images that the
-            network does not take.
     """
 
     def __init__(

@@ -11,10 +11,6 @@ class Encoder(nn.Module):
 
     It has 309,204 parameters for one channel and ten latents. The last two convolutions have 2x2 kernels, as in the
     study's code; many copies have 4x4 there.
-
-    Args:
-        channels: Number of the images' channels.
-        num_latents: L.
     """
 
     def __init__(self, channels: int, num_latents: int) -> None:
@@ -42,10 +38,6 @@ class Decoder(nn.Module):
     """Network from a code to an image: dense layers of 256 and 1,024, four transposed convolutions of stride 2.
 
     It has 381,313 parameters for one channel and ten latents.
-
-    Args:
-        channels: Number of the images' channels.
-        num_latents: L.
     """
 
     def __init__(self, channels: int, num_latents: int) -> None:
@@ -66,14 +58,10 @@ class Decoder(nn.Module):
 
 
 class Discriminator(nn.Sequential):
-    """FactorVAE's discriminator of codes: six dense layers of 1,000 with leaky ReLU of slope 0.2, two logits.
+    """FactorVAE's discriminator of codes: six dense layers of ``width`` with leaky ReLU of slope 0.2, two logits.
 
     It has 5,018,002 parameters for ten latents. Logit 0 is for codes of the aggregate posterior, logit 1 for permuted
     ones.
-
-    Args:
-        num_latents: L.
-        width: Units of each hidden layer.
     """
 
     def __init__(self, num_latents: int, width: int = 1000) -> None:

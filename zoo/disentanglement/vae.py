@@ -33,13 +33,8 @@ class VAE(LightningModule):
 
     A subclass defines ``regulariser``. Its constructor takes ``image_shape``, ``num_latents``, ``likelihood`` and
     ``lr``, and ``statistics`` where the regulariser is a statistic of the batch instead of a mean over its images.
-
-    Batch: ``(x, factors)`` or ``x`` with images ``(B, *image_shape)`` in [-1, 1]; factors are never used.
-
-    Logs, in nats per image: ``loss``, ``reconstruction``, ``kl``, ``regulariser``, which is all but the reconstruction,
-    and parts of it; in validation and test also ``elbo`` and, for the Bernoulli likelihood, ``reconstruction_excess``:
-    the reconstruction minus the entropy of the pixels, its minimum. Evaluation draws the same code for an image each
-    time, whatever batch and process it is in, and leaves the random state alone.
+    Batch and logs are those of ``BetaVAE``, and parts of the regulariser are logged. Evaluation draws the same code for
+    an image each time, whatever batch and process it is in, and leaves the random state alone.
     """
 
     def __init__(self) -> None:
@@ -69,10 +64,8 @@ class VAE(LightningModule):
     def regulariser(self, codes: Codes, kl: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
         """The scalar ``regulariser`` that is added to the reconstruction, and further scalars to log.
 
-        Args:
-            codes: Posteriors of the batch; with ``statistics`` all_ranks, of the batches of all processes.
-            kl: Their KL divergence, a scalar.
-            generator: For random draws; None for the default one.
+        ``codes`` are those of the batch, with ``statistics`` all_ranks those of all processes, and ``kl`` is the KL
+        divergence of their posteriors, a scalar. Random draws are made from the generator; None is the default one.
         """
         raise NotImplementedError
 
@@ -129,10 +122,7 @@ class VAE(LightningModule):
     ) -> dict[str, Tensor]:
         """The loss and its terms, scalars with gradients, of images ``(B, *image_shape)`` in [-1, 1].
 
-        Args:
-            x: The images.
-            generator: For noise and permutations; None for the default one.
-            noise: Noise of the codes, ``(B, L)``, instead of a draw.
+        Noise and permutations are drawn from the generator, or from the default one; see `draw_codes`.
         """
         x = (x + 1) / 2
         return self.terms(x, self.draw_codes(x, generator, noise), generator)
@@ -172,10 +162,9 @@ class VAE(LightningModule):
         check_unit_images(x, self.image_shape)
         numbers = positions(self.trainer, batch_idx, len(x))
         count = len(numbers)
-        if count:
-            x = x[:count]
-        else:  # only samples that the sampler repeated, which count nothing
+        if not count:  # only samples that the sampler repeated, which count nothing
             numbers = torch.arange(len(x))
+        x = x[: len(numbers)]
         noise = noise_of(numbers, self.hparams["num_latents"]).to(x)
         metrics = self.objective(x, torch.Generator(x.device).manual_seed(batch_idx), noise)
         metrics["elbo"] = -metrics["reconstruction"] - metrics["kl"]

@@ -1,6 +1,7 @@
 """Losses of a student on a teacher's soft targets, for classes and for histograms.
 
-Everything is computed in float32 at least, also under autocast. The means of empty batches are NaN.
+Everything is computed in float32 at least, also under autocast. The means of empty batches are NaN. Losses are scalars.
+All raise ``ValueError`` for numbers out of their range and for shapes or labels that do not fit.
 """
 
 import math
@@ -26,12 +27,6 @@ def distillation_loss(
         labels: ``(B,)``, integers in ``[0, K)``.
         temperature: T, above 0.
         alpha: Weight of the soft term, in [0, 1].
-
-    Returns:
-        A scalar, at least 0.
-
-    Raises:
-        ValueError: For a temperature or a weight out of range, logits of two shapes, or labels that do not fit them.
     """
     return mix(hard_loss(student_logits, labels), soft_target_loss(student_logits, teacher_logits, temperature), alpha)
 
@@ -51,9 +46,6 @@ def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, temperature
 
     Returns:
         A scalar, at least 0 but for rounding.
-
-    Raises:
-        ValueError: For a temperature that is not above 0, or logits of two shapes.
     """
     check_positive(temperature=temperature)
     check_rows(student_logits=student_logits, teacher_logits=teacher_logits)
@@ -65,16 +57,7 @@ def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, temperature
 
 
 def mix(hard: Tensor, soft: Tensor, alpha: float) -> Tensor:
-    """``(1 - alpha) hard + alpha soft``.
-
-    Args:
-        hard: The loss on the labels.
-        soft: The loss on the teacher's targets.
-        alpha: In [0, 1].
-
-    Raises:
-        ValueError: For an alpha out of range.
-    """
+    """``(1 - alpha) hard + alpha soft``, of the losses on the labels and on the teacher's targets; alpha in [0, 1]."""
     check_share(alpha=alpha)
     return (1 - alpha) * hard + alpha * soft
 
@@ -92,9 +75,6 @@ def rebin(masses: Tensor, edges: Tensor, new_edges: Tensor) -> Tensor:
 
     Returns:
         ``(..., m)``, float32 at least.
-
-    Raises:
-        ValueError: For shapes that do not fit.
     """
     if edges.dim() != 1 or new_edges.dim() != 1 or len(new_edges) < 2 or masses.shape[-1:] != (len(edges) - 1,):
         raise ValueError(
@@ -121,12 +101,6 @@ def hard_loss(logits: Tensor, target: Tensor) -> Tensor:
     Args:
         logits: ``(B, K)``.
         target: c, ``(B, K)``, each row of which sums to 1; or labels ``(B,)``, integers in ``[0, K)``.
-
-    Returns:
-        A scalar.
-
-    Raises:
-        ValueError: For a target that does not fit the logits.
     """
     if not target.is_floating_point():
         return cross_entropy(logits, target)

@@ -1,10 +1,10 @@
 """The histogram loss, its targets, and the losses that it is compared with.
 
-k + 1 rising edges cut the support into k bins. A target is a row of probability masses c, one for each bin, which sum
-to 1; a prediction is the softmax h of k logits. Bins are half-open, ``[e_{i-1}, e_i)``, the last one is closed. Labels
-outside the support count as its nearer end; the target of a NaN label contains NaN. Everything is computed in float32
-at least, under autocast too. The means of empty batches are NaN. All functions raise ``ValueError`` for shapes that do
-not fit, instead of broadcasting them.
+k + 1 rising edges cut the support into k bins of any widths; they are half-open, ``[e_{i-1}, e_i)``, the last one is
+closed. A target is a row of probability masses c, one for each bin, which sum to 1: ``(..., k)`` for labels
+``(...,)``. A prediction is the softmax h of k logits. Labels outside the support count as its nearer end; the target of
+a NaN label contains NaN. Everything is computed in float32 at least, under autocast too. The means of empty batches are
+NaN. All functions raise ``ValueError`` for shapes that do not fit, instead of broadcasting them.
 """
 
 import math
@@ -24,19 +24,15 @@ def bin_edges(
 
     The Gaussian target of a label at the very end of the support has a mean 0.8 sigma inside. Padding moves the end
     away from the labels: the bias is 0.06 sigma for a padding of 2 sigma, 0.0044 sigma for 3, 0.00013 sigma for 4.
-    The follow-up (Imani et al. 2024) has two conventions, of which at most one is used:
-
-    * ``padding_sigmas``: the padding is so many sigma. The k bins include those of the padding, and sigma is
-      ``sigma_ratio`` bins, so the width is ``(high - low) / (k - 2 padding_sigmas sigma_ratio)``.
-    * ``padding_share``: the padding is this share of ``high - low``.
+    The follow-up (Imani et al. 2024) has two conventions, of which at most one is used.
 
     Args:
         low: Smallest label.
         high: Largest label, above ``low``.
-        bins: Number of bins k, at least 2.
-        padding_sigmas: Padding in sigma, at least 0.
+        bins: Number of bins k, at least 2, with those of the padding.
+        padding_sigmas: In sigma, at least 0; bins are ``(high - low) / (k - 2 padding_sigmas sigma_ratio)`` wide.
         sigma_ratio: Sigma in bins, at least 0; only for ``padding_sigmas``.
-        padding_share: Padding as a share of the range, at least 0.
+        padding_share: The same as a share of ``high - low``, at least 0.
 
     Returns:
         ``(k + 1,)``, float64; sigma is ``sigma_ratio`` times the difference of two neighbours.
@@ -51,16 +47,13 @@ def bin_edges(
         raise ValueError(f"the support is [low, high] = [{low}, {high}]; expected finite numbers with low < high")
     if padding_sigmas and padding_share:
         raise ValueError(f"padding_sigmas={padding_sigmas} and padding_share={padding_share}: expected at most one")
-    if padding_sigmas:
-        left = bins - 2 * padding_sigmas * sigma_ratio  # bins between the smallest and the largest label
-        if left < 1:
-            raise ValueError(
-                f"padding_sigmas={padding_sigmas} with sigma_ratio={sigma_ratio} takes "
-                f"{2 * padding_sigmas * sigma_ratio:g} of {bins} bins: expected more bins or less padding"
-            )
-        padding = padding_sigmas * sigma_ratio * (high - low) / left
-    else:
-        padding = padding_share * (high - low)
+    left = bins - 2 * padding_sigmas * sigma_ratio  # bins between the smallest and the largest label
+    if padding_sigmas and left < 1:
+        raise ValueError(
+            f"padding_sigmas={padding_sigmas} with sigma_ratio={sigma_ratio} takes "
+            f"{2 * padding_sigmas * sigma_ratio:g} of {bins} bins: expected more bins or less padding"
+        )
+    padding = padding_sigmas * sigma_ratio * (high - low) / left if padding_sigmas else padding_share * (high - low)
     edges = torch.linspace(low - padding, high + padding, bins + 1, dtype=torch.float64)
     if not bool(((edges.diff() > 0) & edges.diff().isfinite()).all()):
         raise ValueError(f"[{low - padding}, {high + padding}] cannot be cut into {bins} bins in float64")
@@ -83,13 +76,10 @@ def truncated_gaussian_target(y: Tensor, edges: Tensor, sigma: float | Tensor) -
 
     Args:
         y: Labels ``(...,)``.
-        edges: ``(k + 1,)``, rising; the widths may differ.
+        edges: ``(k + 1,)``.
         sigma: Standard deviation in [0, 1e30], in the units of the labels; a larger one would be infinite in float32. 0
             gives :func:`dirac_target`, the limit. The value of a tensor ``()`` is not checked, since that would stall a
             GPU; it must be above 0.
-
-    Returns:
-        ``(..., k)``, float32 at least.
 
     Raises:
         ValueError: For a sigma out of range or NaN.
@@ -107,15 +97,7 @@ def truncated_gaussian_target(y: Tensor, edges: Tensor, sigma: float | Tensor) -
 
 
 def dirac_target(y: Tensor, edges: Tensor) -> Tensor:
-    """All mass in the label's bin (HL-OneBin): the loss is a classifier's cross-entropy.
-
-    Args:
-        y: Labels ``(...,)``.
-        edges: ``(k + 1,)``, rising.
-
-    Returns:
-        ``(..., k)``, float32 at least.
-    """
+    """All mass in the label's bin (HL-OneBin): the loss is a classifier's cross-entropy."""
     y, edges = _same_precision(y, edges)
     masses = edges.new_zeros(*y.shape, len(edges) - 1)
     one = torch.where(y.isnan(), y, 1.0)
@@ -125,16 +107,10 @@ def dirac_target(y: Tensor, edges: Tensor) -> Tensor:
 def uniform_mix_target(y: Tensor, edges: Tensor, epsilon: float = 1e-3) -> Tensor:
     """A mass of epsilon in each other bin, the rest in the label's (HL-Uniform): label smoothing by k epsilon.
 
-    Args:
-        y: Labels ``(...,)``.
-        edges: ``(k + 1,)``, rising.
-        epsilon: In ``[0, 1 / (k - 1)]``; the authors' code has 1e-3.
-
-    Returns:
-        ``(..., k)``, float32 at least.
+    The authors' code has an epsilon of 1e-3.
 
     Raises:
-        ValueError: For an epsilon out of range.
+        ValueError: For an epsilon outside ``[0, 1 / (k - 1)]``.
     """
     target = dirac_target(y, edges)
     bins = target.shape[-1]
@@ -147,13 +123,6 @@ def projected_target(y: Tensor, edges: Tensor) -> Tensor:
     """Mass in the two bins whose centres are nearest, so that the mean is the label (HL-Projected, "two-hot").
 
     A label beyond the outermost centre puts all mass there.
-
-    Args:
-        y: Labels ``(...,)``.
-        edges: ``(k + 1,)``, rising; the widths may differ.
-
-    Returns:
-        ``(..., k)``, float32 at least.
     """
     y, edges = _same_precision(y, edges)
     centres = bin_centres(edges)
@@ -195,13 +164,7 @@ def histogram_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def gaussian_loss(y: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-    """Mean negative log-density of Normal(mean, scale²), in nats.
-
-    Args:
-        y: ``(B,)``.
-        mean: ``(B,)``.
-        scale: ``(B,)``, above 0; others give NaN or infinity.
-    """
+    """Mean negative log-density of Normal(mean, scale²), in nats; all are ``(B,)``. Scales must be above 0."""
     check_same_shape(y=y, mean=mean, scale=scale)
     y, mean, scale = (at_least_float32(values) for values in (y, mean, scale))
     return (((y - mean) / scale).square() / 2 + scale.log()).mean() + math.log(2 * math.pi) / 2
@@ -210,11 +173,7 @@ def gaussian_loss(y: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
 def mixture_loss(y: Tensor, logits: Tensor, means: Tensor, scales: Tensor) -> Tensor:
     """Mean negative log-density of a mixture of normal distributions, in nats (Bishop 1994, eq. 29).
 
-    Args:
-        y: ``(B,)``.
-        logits: Of the weights, ``(B, M)``.
-        means: ``(B, M)``.
-        scales: ``(B, M)``, above 0; others give NaN or infinity.
+    Labels are ``(B,)``; the weights' logits, the means and the scales, which must be above 0, are ``(B, M)``.
     """
     check_rows(logits=logits, means=means, scales=scales)
     if y.shape != means.shape[:1]:

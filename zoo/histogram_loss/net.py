@@ -14,15 +14,10 @@ Initialisation = Literal["lecun_uniform", "torch"]
 
 
 class RegressionNetwork(nn.Module):
-    """The authors' multilayer perceptron.
+    """The authors' multilayer perceptron; its arguments are those of the regressors, which document them.
 
-    Args:
-        num_features: Number of input features D, at least 1.
-        hidden: Width of each hidden layer, possibly none.
-        outputs: Number of outputs.
-        input_dropout: Probability with which a feature is dropped in training.
-        initialisation: ``lecun_uniform``, LeCun-uniform weights and zero biases, or ``torch``, torch's own. With zero
-            biases all ReLUs of a network with one feature bend at its mean.
+    ``lecun_uniform`` has zero biases, with which all ReLUs of a network with one feature bend at its mean; ``torch`` is
+    torch's own initialisation.
 
     Raises:
         ValueError: For a size below 1 or a probability out of range.

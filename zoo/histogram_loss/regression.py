@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..shared.arguments import check_literals
-from ..shared.batches import batch_inputs, check_regression_batch
+from ..shared.batches import batch_inputs
 from ..shared.evaluation import SetMeans, judge_regressor
 from ..shared.losses import at_least_float32
-from ..shared.schedules import check_is_due, log_training, logs_now
+from ..shared.schedules import check_regressor_batch, log_training, logs_now
 from .net import RegressionNetwork
 from .support import label_range, training_labels
 
@@ -21,14 +21,12 @@ class RegressionModule(LightningModule):
     """Shared parts of the histogram loss and its baselines; a subclass is what is trained.
 
     A subclass defines ``losses``, ``point`` and ``distribution``. Its constructor takes ``num_features``, ``hidden``,
-    ``input_dropout``, ``initialisation``, ``low``, ``high`` and ``lr``.
+    ``input_dropout``, ``initialisation``, ``low``, ``high`` and ``lr``. ``edges`` is a buffer with the edges of the
+    support in the labels' units, NaN until the support is known.
 
     Args:
         outputs: Number of outputs of the network.
         edges: Number of edges of the support.
-
-    Attributes:
-        edges: Buffer with the edges of the support in the labels' units, NaN until the support is known.
     """
 
     edges: Tensor
@@ -75,7 +73,6 @@ class RegressionModule(LightningModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Point predictions ``(B,)`` in the labels' units, of features ``(B, D)``."""
-        self._check_edges()
         return self.point(self._outputs(x))
 
     def features(self, x: Tensor) -> Tensor:
@@ -84,7 +81,6 @@ class RegressionModule(LightningModule):
 
     def predictive(self, x: Tensor) -> Distribution:
         """Predictive distributions with batch shape ``(B,)`` over the labels' units, of features ``(B, D)``."""
-        self._check_edges()
         return self.distribution(self._outputs(x))
 
     def scaled(self, y: Tensor) -> Tensor:
@@ -96,12 +92,13 @@ class RegressionModule(LightningModule):
         return self.edges[0] + (self.edges[-1] - self.edges[0]) * values
 
     def _outputs(self, x: Tensor) -> Tensor:
+        if not self._edges_set:
+            if self.edges.isnan().any():
+                raise ValueError(
+                    f"{type(self).__name__} has no support yet: fit it, load a checkpoint, or give low, high"
+                )
+            self._edges_set = True
         return at_least_float32(self.network(x))
-
-    def _check_edges(self) -> None:
-        if not self._edges_set and bool(self.edges.isnan().any()):
-            raise ValueError(f"{type(self).__name__} has no support yet: fit it, load a checkpoint, or give low, high")
-        self._edges_set = True
 
     def _set_edges(self, low: float, high: float) -> None:
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
@@ -131,9 +128,8 @@ class RegressionModule(LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """The loss of a batch."""
+        check_regressor_batch(self, batch, batch_idx)
         x, y = batch
-        if check_is_due(self, batch_idx, x):
-            check_regression_batch(x, y, self.hparams["num_features"])
         outputs = self._outputs(x)
         losses = self.losses(outputs, y.to(outputs.dtype), logs_now(self.trainer))
         log_training(self, **losses)
@@ -154,7 +150,6 @@ class RegressionModule(LightningModule):
 
     def _evaluate(self, x: Tensor, y: Tensor, counted: slice) -> tuple[Tensor, dict[str, Tensor]]:
         """Predictions of all samples, and the losses of those that count."""
-        self._check_edges()
         outputs = self._outputs(x)
         return self.point(outputs), self.losses(outputs[counted], y[counted].to(outputs.dtype), True)
 

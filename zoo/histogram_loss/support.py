@@ -16,13 +16,7 @@ def training_labels(trainer: Any) -> Tensor | None:
     """The labels of all training rows, on every process.
 
     They are the data module's ``training_targets``, or else those of one pass over the training loader, which draws
-    nothing from torch's generators.
-
-    Args:
-        trainer: Lightning's, at the start of a fit.
-
-    Returns:
-        ``(N,)`` float32 on the CPU; None for a loader without a length.
+    nothing from torch's generators. Returns ``(N,)`` float32 on the CPU, or None for a loader without a length.
 
     Raises:
         ValueError: There are no labels, some are NaN or infinite, or a batch is not ``(x, y)``.
@@ -31,10 +25,9 @@ def training_labels(trainer: Any) -> Tensor | None:
     if labels is None:
         with torch.random.fork_rng(devices=[]):
             trainer.fit_loop.setup_data()
-            loader: Any = trainer.train_dataloader
             if not math.isfinite(trainer.num_training_batches):
                 return None
-            batches = [_labels(batch) for batch in islice(loader, int(trainer.num_training_batches))]
+            batches = [_labels(batch) for batch in islice(trainer.train_dataloader, int(trainer.num_training_batches))]
         labels = torch.cat(batches) if batches else torch.empty(0)
         if trainer.world_size > 1:
             gathered: list[Any] = [None] * trainer.world_size
@@ -56,11 +49,7 @@ def _labels(batch: Any) -> Tensor:
 
 
 def label_range(labels: Tensor | None, low: float | None, high: float | None) -> tuple[float, float]:
-    """The ends of the support: those that were given, or else the smallest and largest label.
-
-    Raises:
-        ValueError: The labels are needed and unknown, or leave no range.
-    """
+    """The ends of the support: those that were given, or else the smallest and largest label."""
     if labels is None:
         raise ValueError("the training loader has no length, so its labels are unknown: give low and high")
     smallest, largest = (float(value) for value in labels.aminmax())
@@ -88,11 +77,8 @@ class TargetTable:
     """The targets of all training labels, computed once and looked up in each step.
 
     A look-up takes half of the time of the error functions (``benchmarks.histogram_loss.step_time``). It is for the
-    CPU: on a GPU the test whether a label is known would stall the queue.
-
-    Args:
-        labels: ``(N,)``, on the CPU.
-        target: Function from labels ``(U,)`` to masses ``(U, k)``.
+    CPU: on a GPU the test whether a label is known would stall the queue. ``target`` maps labels ``(N,)`` to masses
+    ``(N, k)``.
     """
 
     def __init__(self, labels: Tensor, target: Callable[[Tensor], Tensor]) -> None:

@@ -1,12 +1,10 @@
-"""Checks of what JEM is built with and of the batches it gets."""
+"""Checks of what JEM is built with."""
 
-from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..shared.arguments import check_at_least, check_literals, check_positive, check_share
-from ..shared.batches import check_images, check_labelled_batch
 
 
 def check_arguments(module: Any) -> None:
@@ -30,28 +28,3 @@ def check_arguments(module: Any) -> None:
     batch_norm = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.network.modules())
     if batch_norm and h.initialisation == "uniform":
         raise ValueError("batch normalisation in the network needs initialisation='informative', not 'uniform'")
-
-
-def check_memory_size(memory_size: int, num_classes: int, processes: int) -> None:
-    """Raise a ``ValueError`` unless the memory can be shared out evenly over classes and processes."""
-    if memory_size % (num_classes * processes):
-        raise ValueError(
-            f"memory_size is {memory_size}; expected a multiple of {num_classes} classes x {processes} processes"
-        )
-
-
-def check_parts(batch: Mapping[str, Any]) -> None:
-    """Raise a ``ValueError`` if a batch of named parts lacks ``labelled`` or ``unlabelled``."""
-    if not {"labelled", "unlabelled"} <= batch.keys():
-        raise ValueError(
-            f"a batch has {', '.join(batch)}; expected labelled and unlabelled, such as SemiSupervisedDataModule gives"
-        )
-
-
-def check_minibatches(x_p: Tensor, x_l: Tensor, y_l: Tensor, image_shape: tuple[int, ...], num_classes: int) -> None:
-    """Raise a ``ValueError`` for images or labels of another kind than the module's; on a GPU this waits.
-
-    Due in each step nevertheless, which takes far longer: NaN pixels must not be taken for divergence.
-    """
-    check_labelled_batch(x_l, y_l, image_shape, num_classes)
-    check_images(x_p, image_shape)

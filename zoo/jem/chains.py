@@ -22,8 +22,6 @@ class Chains:
     alone. Its batch normalisation, if any, uses the statistics of the chains: in JEM++ sampling stays in training mode.
 
     Attributes:
-        image_shape: ``(channels, height, width)``.
-        num_classes: K.
         sampler: :func:`sgld` with its settings; gets the log-density, the start and the number of steps.
         reinit_probability: Probability that a chain starts anew.
         dtype: Precision of the network; the state of the chains stays float32.

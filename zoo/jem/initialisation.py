@@ -31,15 +31,7 @@ class ClassGaussians(NamedTuple):
 
     @classmethod
     def from_moments(cls, count: Tensor, total: Tensor, outer: Tensor) -> "ClassGaussians":
-        """Fit from sums over the training images, which add up over batches and processes.
-
-        Args:
-            count: ``(K,)`` number of images.
-            total: ``(K, D)`` sum of the images.
-            outer: ``(K, D, D)`` sum of the outer products.
-
-        Returns:
-            Gaussians with 1e-4 added to each variance.
+        """Fit to the sums of `class_moments`, added up over the processes; 1e-4 is added to each variance.
 
         Raises:
             ValueError: When a class has no image, or NaN, infinity or images too far from [-1, 1] for float64.

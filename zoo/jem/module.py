@@ -7,11 +7,12 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from ..shared.batches import check_images, check_labelled_batch, check_parts
 from ..shared.evaluation import SetMeans, class_probabilities, judge_classifier
-from ..shared.losses import cross_entropy
+from ..shared.losses import accuracy, cross_entropy
 from ..shared.nets import build_network
 from ..shared.schedules import log_training, per_step
-from .arguments import check_arguments, check_memory_size, check_minibatches, check_parts
+from .arguments import check_arguments
 from .chains import Chains
 from .initialisation import fit_class_gaussians
 from .loss import conditional_generative_loss, energy_penalty, generative_loss, log_density, log_odds_of_error
@@ -153,7 +154,7 @@ class JEM(LightningModule):
     def _minibatches(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
         """``x_p`` and ``(x_l, y_l)``, with dequantisation noise; one tensor serves as both if the batch is shared."""
         if isinstance(batch, dict):
-            check_parts(batch)
+            check_parts(batch, ("labelled", "unlabelled"), "SemiSupervisedDataModule")
             x_p, (x_l, y_l) = batch["unlabelled"], batch["labelled"]
         elif self.hparams["shared_batch"] or self.hparams["weight_px"] == 0 or len(batch[0]) < 2:
             (x_l, y_l), x_p = batch, batch[0]
@@ -161,7 +162,9 @@ class JEM(LightningModule):
             x, y = batch
             half = len(x) // 2
             x_p, x_l, y_l = x[:half], x[half:], y[half:]
-        check_minibatches(x_p, x_l, y_l, self.image_shape, self.hparams["num_classes"])
+        # In each step, though a GPU waits for it: NaN pixels must not be taken for divergence.
+        check_labelled_batch(x_l, y_l, self.image_shape, self.hparams["num_classes"])
+        check_images(x_p, self.image_shape)
         shared = x_p is x_l
         x_l = self._dequantise(x_l)
         return (x_l if shared else self._dequantise(x_p)), x_l, y_l
@@ -171,11 +174,7 @@ class JEM(LightningModule):
         return x.add(noise, alpha=self.hparams["dequantisation_std"])
 
     def _losses(self, x_p: Tensor, x_l: Tensor, y_l: Tensor) -> Losses:
-        """Steps 2 to 6 of Algorithm 1: run the chains, then weigh the losses of the classifier and of the density.
-
-        As in the official code, p(x) has ``x_p`` and chains of its own; p(y|x) and p(x|y) have ``(x_l, y_l)``. Returns
-        the sum, the energy gap of each generative term, metrics, and for each term the chains' ends with their slots.
-        """
+        """Steps 2 to 6 of Algorithm 1; as in the official code ``x_p`` is for p(x) and ``(x_l, y_l)`` for the rest."""
         h: Any = self.hparams
         steps = h.sgld_steps * self.recovery.escalation.steps
         penalty = h.penalty + self.recovery.escalation.penalty
@@ -189,7 +188,7 @@ class JEM(LightningModule):
         # (benchmarks/jem/step_time.py), and batch statistics forbid it.
         f_l = self(x_l)
         f_q = [self(samples.to(x_l.dtype)) for samples, _ in drawn]
-        parts = {"acc": (f_l.argmax(1) == y_l).float().mean()}
+        parts = {"acc": accuracy(f_l, y_l)}
         loss = f_l.new_zeros((), dtype=torch.float32)
         if h.weight_pyx > 0:
             parts["pyx"] = cross_entropy(f_l, y_l)  # 2
@@ -227,14 +226,18 @@ class JEM(LightningModule):
             ValueError: When the memory cannot be shared out evenly over classes and processes.
         """
         h: Any = self.hparams
-        check_memory_size(h.memory_size, h.num_classes, self.trainer.world_size)
+        size, processes = h.memory_size, self.trainer.world_size
+        if size % (h.num_classes * processes):
+            raise ValueError(
+                f"memory_size is {size}; expected a multiple of {h.num_classes} classes x {processes} processes"
+            )
         self.chains.seed(0, self.global_rank, self.device)
         restore_state(self._restored, self, self.chains, self.recovery)
         self._restored = {}
         if h.initialisation == "informative" and self.chains.gaussians is None:
             self.chains.gaussians = fit_class_gaussians(self.trainer, self.image_shape, h.num_classes)
-        if h.memory_size and self.chains.memory is None:
-            self.chains.fill_memory(h.memory_size // self.trainer.world_size, self.device)
+        if size and self.chains.memory is None:
+            self.chains.fill_memory(size // processes, self.device)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Keep a good state to go back to; here, because the end of a batch comes after its checkpoint."""
@@ -269,14 +272,10 @@ class JEM(LightningModule):
         return class_probabilities(self, batch)
 
     def ood_scores(self, x: Tensor) -> dict[str, Tensor]:
-        """The three scores of the paper's section 5.3, turned so that larger is more out-of-distribution.
+        """The three scores ``(B,)`` of the paper's section 5.3, turned so that larger is more out-of-distribution.
 
-        Args:
-            x: Images ``(B, C, H, W)``.
-
-        Returns:
-            ``log_density``: ``-log p(x)``; ``max_probability``: the log-odds that ``max p(y|x)`` is wrong;
-            ``approximate_mass``: the norm of the gradient of ``log p(x)`` in x. Each ``(B,)``.
+        For images ``(B, C, H, W)``: ``log_density`` is ``-log p(x)``, ``max_probability`` the log-odds that
+        ``max p(y|x)`` is wrong, and ``approximate_mass`` the norm of the gradient of ``log p(x)`` in x.
         """
 
         def total(images: Tensor) -> tuple[Tensor, Tensor]:

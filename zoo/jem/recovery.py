@@ -23,14 +23,12 @@ def repeat_until_healthy(
     """Compute the losses of a training step, again from an earlier good state for as long as they diverge.
 
     All processes go back as soon as one of them diverges. The replay memory is written after this, so it never holds
-    the samples of a diverged attempt.
+    the samples of a diverged attempt. Returns of the first healthy attempt the loss, the metrics with the signs of
+    divergence, and the chains.
 
     Args:
         module: The :class:`zoo.JEM` in training.
         attempt: Runs the chains and returns the losses.
-
-    Returns:
-        Of the first healthy attempt the loss, the metrics with the signs of divergence, and the chains.
 
     Raises:
         RuntimeError: After ``max_recoveries`` recoveries.
@@ -65,7 +63,7 @@ def take_snapshot_if_due(module: Any) -> None:
 def diverged(
     loss: Tensor, energy_gap: Tensor, samples: Tensor, max_energy_gap: float, max_out_of_range: float
 ) -> Tensor:
-    """Whether a training step shows one of the signs of divergence.
+    """Whether a training step shows one of the signs of divergence: a boolean scalar.
 
     The official guard compares the loss with 1e8, which NaN passes. Here: a loss or a sample that is not finite, an
     energy gap that is too wide, or too many pixels beyond 3, where images lie in [-1, 1].
@@ -76,9 +74,6 @@ def diverged(
         samples: ``(B, ...)`` ends of the Langevin chains.
         max_energy_gap: Widest gap, in nats, that counts as healthy.
         max_out_of_range: Largest share of pixels beyond 3 that counts as healthy.
-
-    Returns:
-        A boolean scalar on the loss' device.
     """
     out_of_range = (samples.abs() > 3).float().mean()
     healthy = loss.isfinite() & (energy_gap.abs() <= max_energy_gap).all()
@@ -100,11 +95,7 @@ class Escalation(NamedTuple):
     penalty: float = 0.0
 
     def after(self, recoveries: int) -> "Escalation":
-        """The effect with one more recovery; in turn they halve the rate, double the steps, add 0.1 to the penalty.
-
-        Args:
-            recoveries: Number of recoveries, the new one included.
-        """
+        """The effect with the n-th recovery; in turn they halve the rate, double the steps, add 0.1 to the penalty."""
         if recoveries % 3 == 1:
             return self._replace(learning_rate=self.learning_rate / 2)
         if recoveries % 3 == 2:

@@ -21,9 +21,9 @@ def sgld(
     """Ascend a log-density with noise: ``x <- x + step_size * grad log p(x) + noise_std * N(0, I)``.
 
     Step and noise are decoupled, as in JEM's code; Langevin dynamics proper has ``noise_std = sqrt(2 * step_size)``.
-    The gradient is that of the sum over the batch, so each chain moves as if it were alone. No parameter receives a
-    gradient and no graph survives; the function works under ``no_grad`` and ``inference_mode`` alike, where the tensors
-    that ``log_density_fn`` holds were not made in inference mode.
+    The gradient is that of the sum over the batch, so each chain moves as if it were alone. Returns the ends
+    ``(B, ...)``. No parameter receives a gradient and no graph survives; the function works under ``no_grad`` and
+    ``inference_mode`` alike, where the tensors that ``log_density_fn`` holds were not made in inference mode.
     With ``gradient_clip`` and ``bounds`` it is the proximal SGLD of JEM++ (Yang and Ji 2021).
 
     Args:
@@ -35,9 +35,6 @@ def sgld(
         gradient_clip: Clamp each entry of the gradient to ``[-gradient_clip, gradient_clip]``, if not None.
         bounds: Clamp the state to this range after each step, if not None.
         generator: Source of the noise, on ``x``'s device; the global one by default.
-
-    Returns:
-        The chains' ends ``(B, ...)``, without a graph.
 
     Raises:
         ValueError: For steps, step size or noise below 0, a clip not above 0, or one of them not finite.
@@ -66,7 +63,7 @@ class ReplayMemory:
     """Images in which Langevin chains persist from one training step to the next.
 
     Slots are drawn without replacement, so no two chains of a batch write to the same one. With labels the memory is
-    partitioned: class y owns the slots from ``y * N / K`` up to ``(y + 1) * N / K``.
+    partitioned: class y owns the slots from ``y * N / K`` up to ``(y + 1) * N / K``. Generators are on its device.
 
     Args:
         images: ``(N, ...)``, the initial content.
@@ -83,15 +80,7 @@ class ReplayMemory:
         self.num_classes = num_classes
 
     def slots(self, count: int, labels: Tensor | None = None, generator: Generator | None = None) -> Tensor:
-        """Draw distinct slots, with labels one in each label's part of the memory.
-
-        Args:
-            count: Number of slots.
-            labels: ``(count,)`` integers, or None for slots of any class.
-            generator: Source of randomness, on the memory's device.
-
-        Returns:
-            ``(count,)`` integers, all different.
+        """Draw distinct slots ``(count,)``, with labels ``(count,)`` one in each label's part of the memory.
 
         Raises:
             ValueError: When the memory, or with labels a class' part of it, has fewer slots than asked for.
@@ -117,16 +106,9 @@ class ReplayMemory:
         reinit_probability: float,
         generator: Generator | None = None,
     ) -> Tensor:
-        """The images of these slots, some replaced by new starts.
+        """A copy ``(B, ...)`` of the images of slots ``(B,)``, each with some probability replaced by a new start.
 
-        Args:
-            slots: ``(B,)``, all different.
-            fresh: Maps slots ``(b,)`` to new starts ``(b, ...)``, so that a start can fit the slot's class.
-            reinit_probability: Probability, for each chain on its own, of a new start.
-            generator: Source of randomness, on the memory's device.
-
-        Returns:
-            ``(B, ...)``, a copy.
+        ``fresh`` maps slots ``(b,)`` to new starts ``(b, ...)``, so that a start can fit the slot's class.
         """
         start = self.images[slots]
         renew = torch.rand(len(slots), generator=generator, device=slots.device) < reinit_probability

@@ -5,17 +5,9 @@ from typing import Any
 
 
 def learning_rate_factor(step: int, epoch: int, warmup_steps: int, decay_epochs: list[int], decay_rate: float) -> float:
-    """Linear warm-up from 0 over ``warmup_steps``, then ``decay_rate`` for each decay epoch that has begun.
+    """The factor, in [0, 1], of the learning rate after so many optimiser steps, in an epoch counted from 0.
 
-    Args:
-        step: Optimiser steps so far.
-        epoch: The current epoch, from 0.
-        warmup_steps: Length of the warm-up, 0 for none.
-        decay_epochs: Epochs from whose start on the rate is lower.
-        decay_rate: Factor for each of them, in (0, 1].
-
-    Returns:
-        The factor of the learning rate, in [0, 1].
+    A linear warm-up from 0 over ``warmup_steps``, then ``decay_rate``, in (0, 1], for each decay epoch that has begun.
     """
     if step <= warmup_steps and warmup_steps > 0:
         return step / warmup_steps

@@ -52,13 +52,8 @@ class ResidualStart(Block):
 class ResidualEnd(Block):
     """The last convolution of a residual block: the shortcut is added before the non-linearity.
 
-    Its local loss trains the shortcut's projection too.
-
-    Args:
-        body: As in ``Block``.
-        shortcut: What the residual block's input passes through.
-        activation: What the sum passes through.
-        after: As in ``Block``.
+    The residual block's input passes through ``shortcut``, whose projection the local loss trains too, and the sum
+    through ``activation``.
     """
 
     def __init__(

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,17 +25,10 @@ CODE_SIZE = 128  # numbers in the random code of a class
 
 
 def average_pooling(shape: Sequence[int], max_dim: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Kernel and padding of the average pooling in front of a local classifier.
+    """Kernel and padding, each ``(height, width)``, of the average pooling of maps ``(C, H, W)`` before a classifier.
 
-    The kernel doubles, the height's side first, until the pooled map has at most ``max_dim`` numbers or covers the map;
-    with more channels than ``max_dim`` it cannot get there. The stride is the kernel.
-
-    Args:
-        shape: ``(C, H, W)`` of the block's output.
-        max_dim: The largest number of features of the classifier; the official code's "dim-in-decoder".
-
-    Returns:
-        ``(height, width)`` of the kernel and of the padding.
+    The kernel doubles, the height's side first, until the pooled map has at most ``max_dim`` numbers (the official
+    code's "dim-in-decoder") or covers the map; with more channels it cannot get there. The stride is the kernel.
     """
     channels, *sides = shape
     kernel = [1, 1]
@@ -115,7 +108,7 @@ class LocalHead(nn.Module):
     Args:
         shape: ``(d,)`` or ``(C, H, W)`` of the block's output h.
         num_classes: Number of classes.
-        loss: Which of the six losses.
+        loss: One of the six.
         beta: Weight of the similarity in "predsim" and "predsim-bpf".
         max_dim: The largest number of features of the local classifier; see ``average_pooling``.
         all_pairs: Whether the similarity compares the samples of all processes, or those of this one.
@@ -142,7 +135,7 @@ class LocalHead(nn.Module):
         self.num_classes, self.beta, self.all_pairs = num_classes, beta, all_pairs
         self.backprop_free = loss.endswith("-bpf")
         self.prediction: Classifier | None = None
-        self.similarity: nn.Module | None = None
+        self.similarity: Any = None
         if self.backprop_free:
             self.register_buffer("projection", _fixed_uniform(CODE_SIZE, num_classes))
         if loss.startswith("pred"):
@@ -166,19 +159,16 @@ class LocalHead(nn.Module):
     def forward(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """The local loss of a block's output ``(n, d)`` or ``(n, C, H, W)``, a scalar."""
         targets = self.targets(labels)
-        prediction = similarity = None
+        prediction = None
         if self.prediction is not None:
             prediction = self.prediction.loss(hidden, targets if self.backprop_free else labels)
-        if self.similarity is not None:
-            if isinstance(self.similarity, nn.Conv2d) and compared_by_deviation(hidden):
-                rows = convolved_deviation(hidden, self.similarity)
-            else:
-                rows = feature_rows(self.similarity(hidden))
-            if self.all_pairs:
-                rows, targets = gather_rows(rows), gather_rows(targets)
-            similarity = similarity_matching_loss(rows, targets)
-        if prediction is not None and similarity is not None:
-            return local_loss(prediction, similarity, self.beta)
-        only = similarity if prediction is None else prediction
-        assert only is not None
-        return only
+            if self.similarity is None:
+                return prediction
+        if isinstance(self.similarity, nn.Conv2d) and compared_by_deviation(hidden):
+            rows = convolved_deviation(hidden, self.similarity)
+        else:
+            rows = feature_rows(self.similarity(hidden))
+        if self.all_pairs:
+            rows, targets = gather_rows(rows), gather_rows(targets)
+        similarity = similarity_matching_loss(rows, targets)
+        return similarity if prediction is None else local_loss(prediction, similarity, self.beta)

@@ -1,6 +1,7 @@
 """The local losses of Nøkland and Eidnes 2019 as pure functions.
 
-All compute in float32, also under autocast; float64 stays float64. The means of empty batches are NaN.
+All compute in float32, also under autocast; float64 stays float64. The means of empty batches are NaN. Losses are
+scalars, and raise ``ValueError`` for shapes that do not fit, labels that are no integers, or a weight out of range.
 """
 
 import torch
@@ -71,9 +72,6 @@ def similarity_matching_loss(features: Tensor, targets: Tensor) -> Tensor:
 
     Returns:
         A scalar in [0, 4].
-
-    Raises:
-        ValueError: For targets that are not one row for each sample.
     """
     if targets.dim() != 2 or features.dim() < 2 or len(targets) != len(features):
         raise ValueError(
@@ -86,17 +84,11 @@ def similarity_matching_loss(features: Tensor, targets: Tensor) -> Tensor:
 
 
 def prediction_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean softmax cross-entropy of a local (or the output) classifier, in nats.
+    """Mean softmax cross-entropy in nats of a local (or the output) classifier.
 
     Args:
         logits: ``(n, K)``.
         targets: ``(n,)``, integers in ``[0, K)``.
-
-    Returns:
-        A scalar, at least 0.
-
-    Raises:
-        ValueError: For targets that are no integers or do not fit the logits.
     """
     with torch.autocast(logits.device.type, enabled=False):
         return cross_entropy(logits, targets)
@@ -118,10 +110,7 @@ def backprop_free_prediction_loss(
         codes: ``(n, m)``, the code of each sample's class; a bit is 1 where it is positive.
 
     Returns:
-        A scalar, the mean over all n * m bits, in nats.
-
-    Raises:
-        ValueError: For matrices of different shapes, or codes that are none for these logits.
+        The mean over all n * m bits, in nats.
     """
     check_rows(weight=weight, feedback=feedback)
     if bias.shape != weight.shape[:1] or codes.shape != (len(features), len(weight)):
@@ -135,18 +124,9 @@ def backprop_free_prediction_loss(
 
 
 def local_loss(prediction: Tensor, similarity: Tensor, beta: float) -> Tensor:
-    """``(1 - beta) * prediction + beta * similarity``, the loss "predsim".
+    """``(1 - beta) * prediction + beta * similarity``, the loss "predsim", of two scalars.
 
-    Args:
-        prediction: A scalar.
-        similarity: A scalar.
-        beta: Weight of the similarity, in [0, 1]: 0.99 in the paper, and 0.01 in its backprop-free form.
-
-    Returns:
-        A scalar.
-
-    Raises:
-        ValueError: For a weight out of range.
+    The weight ``beta``, in [0, 1], is 0.99 in the paper, and 0.01 in its backprop-free form.
     """
     check_share(beta=beta)
     return (1 - beta) * prediction + beta * similarity

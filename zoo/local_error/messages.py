@@ -30,16 +30,11 @@ def send(x: Any, y: Tensor, to: int) -> list[tuple[Any, Tensor]]:
 
     A header with dtypes, shapes and strides goes first, so that a map arrives in its own layout.
 
-    Args:
-        x: A tensor or a tuple of tensors.
-        y: Labels ``(n,)``.
-        to: Rank of the receiver.
-
     Returns:
         Each pending message with its tensor, which must live until it has arrived.
 
     Raises:
-        ValueError: x is something else, or too many tensors.
+        ValueError: x is neither a tensor nor a tuple of tensors, or too many.
     """
     parts = x if isinstance(x, tuple) else (x,)
     if not all(isinstance(part, Tensor) for part in parts):

@@ -25,16 +25,12 @@ class LocalNetwork(nn.Module):
     Heads are made for the shape of each block's output, which a forward pass on the meta device finds.
 
     Args:
-        blocks: Modules that each map a batch to a batch: ``Block``s, or any others. The last one's output is flattened
-            for the output layer.
-        image_shape: ``(channels, height, width)``, or whatever shape a sample has.
+        blocks: At least one. The last one's output is flattened for the output layer.
+        image_shape: Shape of one sample.
         num_classes: Number of logits.
         make_head: Makes the local head, a module ``(features, labels) -> loss``, of the shape of a block's output for
             one sample; None for a network without local losses, trained by back-propagation. With local losses the
             output layer starts with zero weights.
-
-    Raises:
-        ValueError: For no blocks.
     """
 
     def __init__(
@@ -205,9 +201,8 @@ def WideResNet(image_shape: Shape, dropout: float, slope: float, depth: int = 28
             outputs = 16 * width * 2**stage
             blocks += pre_activation_residual(channels, outputs, 1 if number else stride, slope, dropout)
             channels = outputs
-    last = blocks[-1]
-    last.activation = nn.Sequential(nn.BatchNorm2d(channels), non_linearity(slope))
-    return [*blocks[:-1], _average(last)]
+    blocks[-1].activation = nn.Sequential(nn.BatchNorm2d(channels), non_linearity(slope))
+    return [*blocks[:-1], _average(blocks[-1])]
 
 
 NETWORKS: dict[str, Callable[..., list[Block]]] = {
@@ -216,17 +211,7 @@ NETWORKS: dict[str, Callable[..., list[Block]]] = {
 
 
 def make_blocks(name: str, image_shape: Shape, dropout: float, slope: float, **arguments: object) -> list[Block]:
-    """The blocks of a network of this file from plain values.
-
-    Args:
-        name: The function's name, for example ``"VGG8B"``.
-        image_shape: ``(channels, height, width)`` of one image.
-        dropout: Probability of the dropout after each block.
-        slope: Of the leaky ReLU; 0 for ReLU.
-        **arguments: Further arguments of that function.
-
-    Returns:
-        The blocks in order.
+    """The blocks of a network of this file, by its function's name, such as ``"VGG8B"``, and arguments.
 
     Raises:
         ValueError: For an unknown name or argument, or an impossible image shape.

@@ -157,12 +157,10 @@ class PipelineStrategy(DDPStrategy):
         self._apart = False
 
     def on_validation_start(self) -> None:
-        """Evaluate the whole network."""
-        self._exchange_weights()
-
-    def on_train_end(self) -> None:
         """Give every process the whole network."""
         self._exchange_weights()
+
+    on_train_end = on_validation_start
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """The whole network's; all processes take part in a checkpoint."""
@@ -191,16 +189,7 @@ class PipelineStrategy(DDPStrategy):
 
 
 def stages(module: Any, processes: int, blocks: Sequence[int] | None = None) -> list[range]:
-    """The numbers of the blocks of each process.
-
-    Args:
-        module: The ``LocalErrorSignals``.
-        processes: Number of processes, at least 2.
-        blocks: How many blocks each gets; by default the split whose slowest stage has the fewest multiplications.
-
-    Raises:
-        ValueError: For a module that is not trained block by block, or a split that its blocks do not allow.
-    """
+    """The numbers of the blocks of each process; ``blocks`` and the errors are those of `PipelineStrategy`."""
     network = getattr(module, "network", None)
     if not isinstance(network, LocalNetwork):
         raise ValueError(f"PipelineStrategy with {type(module).__name__}: expected LocalErrorSignals")
@@ -235,15 +224,7 @@ def multiplications(module: Any) -> list[int]:
 
 
 def split(costs: Sequence[float], processes: int) -> list[int]:
-    """Split blocks into stages of neighbours, such that the most expensive stage costs as little as possible.
-
-    Args:
-        costs: Cost of each block.
-        processes: Number of stages, at most the number of blocks.
-
-    Returns:
-        The number of blocks of each stage.
-    """
+    """How many blocks each stage of neighbours gets, such that the most expensive stage costs as little as possible."""
     sums = [0, *accumulate(costs)]
     # best[n] is the cost of the most expensive stage, and the split, of the first n blocks over the processes so far.
     best = {end: (sums[end], [end]) for end in range(1, len(sums))}

@@ -13,12 +13,9 @@ from torch import Tensor, distributed, nn
 
 
 class Average:
-    """The average of tensors over all processes, which is computed in the background until `wait`.
+    """The average of tensors over all processes, in place, which is computed in the background until `wait`.
 
-    Every process sums in the same order, so all have the same bits.
-
-    Args:
-        tensors: What to average, in place; the same shapes in the same order on each process.
+    Every process has the same shapes in the same order and sums in the same order, so all have the same bits.
     """
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:

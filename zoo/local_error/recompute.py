@@ -104,15 +104,10 @@ class _ConvolvedDeviation(torch.autograd.Function):
 
 
 def convolved_deviation(hidden: Tensor, convolution: nn.Conv2d) -> Tensor:
-    """The standard deviation of each channel of a convolution's output; see ``ChannelDeviation``.
+    """Deviations ``(n, K)`` of the output of a 3x3 convolution with padding 1 and no bias; see ``ChannelDeviation``.
 
-    Args:
-        hidden: ``(n, C, H, W)``. If a frugal block made it, it is not saved, and the convolution's output is saved for
-            ``HELD`` of the samples only.
-        convolution: From C to K channels, 3x3, with padding 1 and no bias.
-
-    Returns:
-        ``(n, K)``, float32 at least.
+    If a frugal block made ``hidden``, ``(n, C, H, W)``, it is not saved, and the convolution's output is saved for
+    ``HELD`` of the samples only.
     """
     if not hasattr(hidden, "made_from"):
         return ChannelDeviation.apply(convolution(hidden))

@@ -20,9 +20,6 @@ class Updates:
 
     On several processes the gradients of a block are averaged while the next block computes. With a `PipelineStrategy`
     each process has blocks of its own, takes what the process before hands over, and hands it over to the next one.
-
-    Args:
-        module: The `LocalErrorSignals`.
     """
 
     def __init__(self, module: Any) -> None:
@@ -47,11 +44,7 @@ class Updates:
         return self.own.stop == len(self.module.network.blocks)
 
     def take(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> tuple[Any, Tensor]:
-        """The inputs of the first of this process's blocks, and the labels ``(B,)``.
-
-        Raises:
-            ValueError: For a batch of other images or labels.
-        """
+        """The inputs of the first of this process's blocks, and the labels ``(B,)``, after `check_classifier_batch`."""
         if self.pipeline and self.pipeline.global_rank:
             return self.pipeline.receive()
         check_classifier_batch(self.module, batch, batch_idx)
@@ -64,16 +57,9 @@ class Updates:
 
     @torch.compiler.disable  # else it would compile Lightning's manual optimisation, too, for nothing
     def learn(self, loss: Tensor, *modules: nn.Module) -> Tensor:
-        """Backward pass and step of the modules that a loss depends on.
+        """Backward pass and step of the modules of a loss: a block and its head, or the output layer.
 
-        The last step of a batch is made by `finish`.
-
-        Args:
-            loss: A scalar, the only one that has a graph.
-            *modules: A block and its head, or the output layer.
-
-        Returns:
-            The loss; without its graph if it was used.
+        The last step of a batch is made by `finish`. Returns the loss, without its graph if it was used.
         """
         if not self.blockwise:
             return loss
@@ -123,10 +109,7 @@ class Updates:
     def log(self, losses: list[Tensor], logits: Tensor | None, y: Tensor) -> None:
         """Log the loss of each block and of the output layer, their sum, and the accuracy.
 
-        Args:
-            losses: Scalars, those of this process.
-            logits: ``(B, K)`` of the output layer if this process has it.
-            y: Labels ``(B,)``.
+        ``losses`` are those of this process, and ``logits`` those of the output layer if this process has it.
         """
         if not logs_now(self.module.trainer):  # in a pipeline, processes wait for each other here
             return
@@ -136,11 +119,7 @@ class Updates:
         log_training(self.module, **dict(zip(names, losses, strict=True)), loss=torch.stack(losses).sum(), acc=right)
 
     def check_trainer(self) -> None:
-        """Check that a trainer asks for nothing that updates in the forward sweep cannot do.
-
-        Raises:
-            ValueError: For clipping, accumulation or sharded parameters together with "blockwise".
-        """
+        """Raise ``ValueError`` for clipping, accumulation or sharded parameters together with "blockwise"."""
         trainer = self.module.trainer
         if not self.blockwise or trainer.state.fn != "fit":
             return

@@ -8,11 +8,7 @@ from lightning.pytorch import LightningModule
 
 
 def check_literals(module: LightningModule) -> None:
-    """Check each saved argument whose annotation is a ``Literal``, those of parent classes included.
-
-    Args:
-        module: After ``save_hyperparameters()``.
-    """
+    """Check each argument that was saved and whose annotation is a ``Literal``, those of parent classes included."""
     annotations: dict[str, Any] = {}
     for kind in reversed(type(module).__mro__):
         annotations |= getattr(vars(kind).get("__init__"), "__annotations__", {})
@@ -49,14 +45,7 @@ def check_share(**values: Any) -> None:
 
 
 def check_names(argument: str, given: Iterable[str], taker: str, known: Sequence[str]) -> None:
-    """Check the names in a dictionary of further arguments.
-
-    Args:
-        argument: Name of the dictionary.
-        given: The names in it.
-        taker: Name of the function or class that takes them.
-        known: The names that it takes.
-    """
+    """Check that the names given in a dictionary ``argument`` are all known to the function or class ``taker``."""
     if unknown := sorted(set(given) - set(known)):
         raise ValueError(f"{argument} has {unknown}, which {taker} does not take; it takes {[*known]}")
 

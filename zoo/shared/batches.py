@@ -16,32 +16,16 @@ def batch_inputs(batch: Any) -> Tensor:
 
 
 def check_parts(batch: Any, names: Sequence[str], example: str) -> None:
-    """Check that a batch is a dictionary with some parts.
-
-    Args:
-        batch: Any batch.
-        names: Names of the parts.
-        example: A data module that gives such batches, for the message.
-
-    Raises:
-        ValueError: It is something else, or lacks one.
-    """
+    """Raise ``ValueError`` unless a batch is a dictionary with these parts; the data module ``example`` gives such."""
     if not isinstance(batch, dict) or not set(names) <= batch.keys():
         what = ", ".join(batch) if isinstance(batch, dict) else type(batch).__name__
         raise ValueError(f"a batch is {what}; expected {' and '.join(names)}, such as {example} gives")
 
 
 def check_images(x: Tensor, image_shape: tuple[int, ...]) -> None:
-    """Check images.
+    """Raise ``ValueError`` for images of another shape than ``(B, *image_shape)``, and for NaN or infinite pixels.
 
     Costs a reduction over the images, and on a GPU a synchronisation.
-
-    Args:
-        x: Images ``(B, *image_shape)``.
-        image_shape: The shape that the module was built for.
-
-    Raises:
-        ValueError: For another shape, NaN or infinite pixels.
     """
     if not isinstance(x, Tensor):  # a dictionary, which was unpacked to its keys
         raise ValueError(f"{x!r:.40} arrived in the place of images; expected batches (x, y): choose other data")
@@ -56,16 +40,9 @@ def check_images(x: Tensor, image_shape: tuple[int, ...]) -> None:
 
 
 def check_unit_images(x: Tensor, image_shape: tuple[int, ...]) -> None:
-    """Check images in [-1, 1], for modules whose likelihood needs that range.
+    """`check_images`, and that they lie in [-1, 1] up to rounding, for modules whose likelihood needs that range.
 
     Costs two reductions over the images, and on a GPU a synchronisation.
-
-    Args:
-        x: Images ``(B, *image_shape)``.
-        image_shape: The shape that the module was built for.
-
-    Raises:
-        ValueError: For another shape, NaN or infinite pixels, or pixels outside [-1, 1] beyond rounding.
     """
     check_images(x, image_shape)
     low, high = (value.item() for value in torch.aminmax(x))
@@ -74,19 +51,13 @@ def check_unit_images(x: Tensor, image_shape: tuple[int, ...]) -> None:
 
 
 def check_labelled_batch(x: Tensor, y: Tensor, image_shape: tuple[int, ...], num_classes: int) -> None:
-    """Check the batch of a classifier.
+    """Check a classifier's batch: `check_images`, and that labels ``(B,)`` are integers in ``[0, num_classes)``.
 
     Costs a reduction over the images and one over the labels, and on a GPU a synchronisation: in training, ask
     ``check_is_due`` first.
 
-    Args:
-        x: Images ``(B, *image_shape)``.
-        y: Labels ``(B,)``, integers in ``[0, num_classes)``.
-        image_shape: The shape that the module was built for.
-        num_classes: The number of classes that the module was built for.
-
     Raises:
-        ValueError: For another shape, NaN or infinite pixels, or labels out of range.
+        ValueError: For images of another shape, NaN or infinite pixels, or labels out of range.
     """
     check_images(x, image_shape)
     low, high = (int(value) for value in torch.aminmax(y))
@@ -97,18 +68,12 @@ def check_labelled_batch(x: Tensor, y: Tensor, image_shape: tuple[int, ...], num
 
 
 def check_regression_batch(x: Tensor, y: Tensor, num_features: int) -> None:
-    """Check the batch of a regressor.
+    """Check the batch of a regressor: features ``(B, num_features)`` and labels ``(B,)``.
 
-    Costs a reduction over the features and one over the labels, and on a GPU a synchronisation: in training, ask
-    ``check_is_due`` first.
-
-    Args:
-        x: Features ``(B, num_features)``.
-        y: Labels ``(B,)``.
-        num_features: The number of features that the module was built for.
+    Costs a reduction over each, and on a GPU a synchronisation: in training, ask ``check_is_due`` first.
 
     Raises:
-        ValueError: For another shape, NaN or infinite features or labels.
+        ValueError: For features or labels of another shape, NaN or infinity.
     """
     if x.dim() != 2 or x.shape[1] != num_features:
         raise ValueError(

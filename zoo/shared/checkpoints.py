@@ -66,11 +66,7 @@ def read_checkpoint(called: str, path: str | Path) -> dict[str, Any]:
 
 
 def check_format(called: str, number: Any) -> None:
-    """Refuse a file of a newer version of the zoo, which may mean something else.
-
-    Raises:
-        ValueError: The file's `number` is larger than ``FORMAT``, or not a format's.
-    """
+    """Raise a ``ValueError`` for the format of a newer version of the zoo, which may mean something else."""
     if type(number) is not int or not 1 <= number <= FORMAT:
         problem = f"its `{FORMAT_KEY}` is {number!r}, as of a newer version of the zoo"
         raise ValueError(f"{called}: {problem}; expected a whole number from 1 to {FORMAT}")
@@ -145,13 +141,8 @@ def _check_value(called: str, name: str, value: Any, expected: Any) -> None:
 
 def _accepts_str(expected: Any) -> bool:
     """Whether jsonargparse takes a string for an argument of this type, or for a part of it, as it is."""
-    if (
-        expected is Any
-        or get_origin(expected) is Literal
-        or (isinstance(expected, type) and issubclass(expected, TEXT))
-    ):
-        return True
-    return any(map(_accepts_str, get_args(expected)))
+    converted = isinstance(expected, type) and issubclass(expected, TEXT)
+    return expected is Any or converted or get_origin(expected) is Literal or any(map(_accepts_str, get_args(expected)))
 
 
 def _is_plain(text: str) -> bool:

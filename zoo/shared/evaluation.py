@@ -39,12 +39,9 @@ def judge_classifier(
             a ``SetMeans`` as ``means``.
         stage: ``val`` or ``test``.
         batch: Images ``(B, *image_shape)`` and labels ``(B,)``.
-        batch_idx: Number of the batch on this process.
-        dataloader_idx: Number of the loader.
+        batch_idx: As for the module's step.
+        dataloader_idx: As for the module's step.
         **more: Further metrics: each a function from logits ``(B, K)`` to a number for each sample, ``(B,)``.
-
-    Returns:
-        ``{"logits": (B, K)}``.
 
     Raises:
         ValueError: For images of another shape, NaN or infinite pixels, or labels out of range, in the first loader.
@@ -81,9 +78,6 @@ def judge_regressor(
     returns predictions ``(B,)`` of all samples, and by name means over those that count. See `judge_classifier` for the
     others.
 
-    Returns:
-        ``{"prediction": (B,)}``.
-
     Raises:
         ValueError: For features or labels of another shape, NaN or infinity, in the first loader.
     """
@@ -103,14 +97,8 @@ def judge_regressor(
 def positions(trainer: Trainer, batch_idx: int, size: int) -> Tensor:
     """Places of a batch's samples in the set of the first validation or test loader, in the order of all processes.
 
-    Args:
-        trainer: In its validation or test.
-        batch_idx: Number of the batch on this process.
-        size: Number of samples in it.
-
-    Returns:
-        ``(n,)`` int64, of the first n samples: all of them, except at the end of a set whose size the number of
-        processes does not divide, where the rest are repetitions. The last batch of some processes may have none.
+    ``(n,)`` int64, of the first n samples: all ``size`` of them, except at the end of a set whose size the number of
+    processes does not divide, where the rest are repetitions. The last batch of some processes may have none.
     """
     loaders: Any = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
     while isinstance(loaders, dict | list | tuple) and loaders:
@@ -165,14 +153,10 @@ class SetMeans(nn.Module):
     def log_each(
         self, module: LightningModule, stage: str, batch_idx: int, kind: type[SetMean] = SetMean, **per_sample: Tensor
     ) -> None:
-        """Add numbers of each sample of a batch; every process must call it for each of its batches.
+        """Add numbers of each sample of a batch, ``(B,)`` by name; every process must call it for each of its batches.
 
-        Args:
-            module: The module whose attribute this is.
-            stage: ``val`` or ``test``.
-            batch_idx: Number of the batch on this process.
-            kind: Whether the mean is logged, or its root.
-            **per_sample: By name, a number for each sample of the batch, ``(B,)``.
+        ``module`` is the one whose attribute this is, ``stage`` val or test, and ``kind`` says whether the mean is
+        logged, or its root.
         """
         for name, values in per_sample.items():
             count = len(positions(module.trainer, batch_idx, len(values)))

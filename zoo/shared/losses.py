@@ -38,17 +38,12 @@ def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def class_indices(logits: Tensor, labels: Tensor) -> Tensor:
-    """Labels in the dtype that torch wants. Only shapes and dtypes are checked, which costs nothing.
+    """Labels ``(B,)`` of any integer dtype as int64, which torch wants.
 
-    Args:
-        logits: ``(B, K)``.
-        labels: ``(B,)``, integers of any dtype.
-
-    Returns:
-        ``(B,)`` int64.
+    Only shapes and dtypes are checked, which costs nothing.
 
     Raises:
-        ValueError: For labels that are no integers, or do not fit the logits.
+        ValueError: For labels that are no integers, or do not fit the logits ``(B, K)``.
     """
     whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
     if not whole or logits.dim() != 2 or labels.shape != logits.shape[:1]:
@@ -60,28 +55,14 @@ def class_indices(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def check_same_shape(**tensors: Tensor) -> None:
-    """Check that tensors have one shape: torch would broadcast others to a wrong result without an error.
-
-    Args:
-        **tensors: By the names that the error should give them.
-
-    Raises:
-        ValueError: The shapes differ.
-    """
+    """Raise ``ValueError`` unless tensors have one shape: torch would broadcast others to a wrong result."""
     if len({tensor.shape for tensor in tensors.values()}) > 1:
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
         raise ValueError(f"{shapes}: expected the same shape")
 
 
 def check_rows(**tensors: Tensor) -> None:
-    """Check that tensors are rows ``(B, K)``, all of one shape.
-
-    Args:
-        **tensors: By the names that the error should give them.
-
-    Raises:
-        ValueError: They are not.
-    """
+    """Raise ``ValueError`` unless tensors are rows ``(B, K)``, all of one shape."""
     check_same_shape(**tensors)
     for name, tensor in tensors.items():
         if tensor.dim() != 2:

@@ -58,19 +58,8 @@ class Teacher:
 def load_teacher(path: str | None, class_path: str | None, example: str) -> LightningModule:
     """Load a module to learn from: frozen, in evaluation mode, on the CPU, and without a random draw.
 
-    Reads tensors and plain values only.
-
-    Args:
-        path: A checkpoint that Lightning saved.
-        class_path: Import path of its class; None where the checkpoint names it, as those of the command line do.
-        example: Name of a model that could be the teacher, for the message when there is none.
-
-    Returns:
-        The module; none of its parameters asks for a gradient.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: There is no path, or the file is something else, damaged, or does not fit its class.
+    Reads tensors and plain values only. The arguments and errors are those of `Teacher.read`; ``class_path`` may be
+    None where the checkpoint names its class, as those of the command line do.
     """
     first = f"train one first, for example with `python train.py fit --model {example}`"
     if path is None:
@@ -96,18 +85,9 @@ def load_teacher(path: str | None, class_path: str | None, example: str) -> Ligh
 def check_teacher(
     teacher: LightningModule, path: str, inputs: Tensor, outputs: tuple[int, ...], **student: Any
 ) -> None:
-    """Check that a teacher was made for the student's data, and try it.
+    """Raise ``ValueError`` for a teacher that does not map the inputs to the shape ``outputs``, or is of other data.
 
-    Args:
-        teacher: The loaded module.
-        path: Its checkpoint, for the message.
-        inputs: Any inputs of the student's shape.
-        outputs: The shape that the teacher's ``forward`` should give for them.
-        **student: Hyper-parameters of the student that the teacher should share if it has them: a fully convolutional
-            network would take images of another size.
-
-    Raises:
-        ValueError: The teacher was trained with others, does not take the inputs, or gives something else.
+    The hyper-parameters of the student that it has too tell the latter: some networks take images of any size.
     """
     for name, mine in student.items():
         theirs: Any = teacher.hparams.get(name)
@@ -125,11 +105,7 @@ def check_teacher(
 
 
 def find_class(argument: str, class_path: str) -> type[LightningModule]:
-    """Import a module's class.
-
-    Args:
-        argument: The argument that names it, for the message.
-        class_path: For example ``zoo.Classifier``.
+    """Import a module's class, such as ``zoo.Classifier``, which an argument names.
 
     Raises:
         ValueError: There is no such class, or it is no ``LightningModule``.

@@ -1,8 +1,8 @@
 """Networks used by at least two papers.
 
-Every classifier network here takes ``(image_shape, num_classes, ...)`` and offers ``forward(x) -> (B, K)`` logits,
-``features(x) -> (B, D)`` penultimate features, and ``head``, the last linear layer, with
-``forward(x) == head(features(x))``.
+Every classifier network here takes ``image_shape``, which is ``(channels, height, width)``, the number K of classes
+``num_classes``, and what its class documents. It offers ``forward(x) -> (B, K)`` logits, ``features(x) -> (B, D)``
+penultimate features, and ``head``, the last linear layer, with ``forward(x) == head(features(x))``.
 """
 
 from collections.abc import Callable
@@ -24,16 +24,13 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 
 
 def build_network(name: str, image_shape: tuple[int, int, int], num_classes: int, **arguments: object) -> nn.Module:
-    """Build a network of this package from plain values.
+    """Build a network of this package from plain values, in channels-last memory format where that is safe.
 
     Args:
         name: The class's name, for example ``"WideResNet"``.
         image_shape: ``(channels, height, width)`` of one image.
         num_classes: Number of logits, at least two.
         **arguments: Further arguments of that class.
-
-    Returns:
-        The network, in channels-last memory format where that is safe.
 
     Raises:
         ValueError: For an unknown name or argument, a width below 1, an impossible image shape, or fewer than two
@@ -51,13 +48,10 @@ def build_network(name: str, image_shape: tuple[int, int, int], num_classes: int
 
 
 def channels_last(network: nn.Module) -> nn.Module:
-    """Bring a network to the channels-last memory format, the faster layout for convolutions on CPU and GPU alike.
+    """Bring a network, in place, to channels-last, the faster memory format for convolutions on CPU and GPU alike.
 
     A network with a 1x1 convolution of fewer than 8 input channels and a stride above 1 stays as it is: on processors
     without AVX-512 the backward pass of that convolution, in this layout, writes beyond its memory in torch 2.14.1.
-
-    Returns:
-        The same network.
     """
     pointwise = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)]
     if any(max(layer.stride) > 1 and layer.in_channels < 8 for layer in pointwise):

@@ -10,11 +10,8 @@ class Dropout(nn.Module):
     """Dropout of single numbers.
 
     Args:
-        probability: In [0, 1).
+        probability: In [0, 1); others raise a ``ValueError``.
         name: Name of the argument that gave the probability, for the error.
-
-    Raises:
-        ValueError: For a probability out of range.
     """
 
     def __init__(self, probability: float, name: str = "dropout") -> None:
@@ -39,14 +36,7 @@ class Dropout(nn.Module):
 
 
 class ChannelDropout(Dropout):
-    """Dropout of whole channels of maps ``(n, C, H, W)``, or of the numbers of vectors ``(n, d)``.
-
-    Args:
-        probability: In [0, 1).
-
-    Raises:
-        ValueError: For a probability out of range.
-    """
+    """Dropout of whole channels of maps ``(n, C, H, W)``, or of the numbers of vectors ``(n, d)``."""
 
     def mask(self, x: Tensor) -> Tensor:
         """``(n, C, 1, 1)`` for maps, ``(n, d)`` for vectors."""

@@ -8,12 +8,10 @@ class LeNet(nn.Module):
     """Two 5x5 convolutions with max-pooling and two linear layers (LeCun et al., 1998, with ReLU).
 
     Args:
-        image_shape: ``(channels, height, width)``; at least 12x12.
-        num_classes: Number of logits.
         hidden: Units of the penultimate layer.
 
     Raises:
-        ValueError: When the image is too small for the two poolings.
+        ValueError: When the image is smaller than 12x12, too small for the two poolings.
     """
 
     def __init__(self, image_shape: tuple[int, int, int], num_classes: int, hidden: int = 128) -> None:

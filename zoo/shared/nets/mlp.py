@@ -12,8 +12,6 @@ class MLP(nn.Module):
     """Fully connected layers with ReLU, on the flattened image.
 
     Args:
-        image_shape: ``(channels, height, width)``.
-        num_classes: Number of logits.
         hidden: Width of each hidden layer, at least one.
         dropout: Probability with which a hidden unit is dropped in training.
         input_dropout: The same for a pixel, which then counts as black (-1).

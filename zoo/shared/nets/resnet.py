@@ -5,12 +5,7 @@ from torchvision.models import resnet18
 
 
 class ResNet18(nn.Module):
-    """torchvision's ResNet-18 with the usual stem for small images: a 3x3 convolution, no max-pooling.
-
-    Args:
-        image_shape: ``(channels, height, width)``.
-        num_classes: Number of logits.
-    """
+    """torchvision's ResNet-18 with the usual stem for small images: a 3x3 convolution, no max-pooling."""
 
     def __init__(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__()

@@ -11,8 +11,6 @@ class SmallConvNet(nn.Module):
     lets the signal fade through layers without normalisation: training then begins with epochs on a plateau.
 
     Args:
-        image_shape: ``(channels, height, width)``.
-        num_classes: Number of logits.
         width: Channels of the first convolution; the later ones have two, two and four times as many.
     """
 

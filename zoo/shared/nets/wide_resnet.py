@@ -44,8 +44,6 @@ class WideResNet(nn.Module):
     map; JEM's official 8x8 average-pooling is the same thing for 32x32 images and undefined for smaller ones.
 
     Args:
-        image_shape: ``(channels, height, width)``.
-        num_classes: Number of logits.
         depth: Number of layers, ``6 n + 4`` with n blocks in each of three stages.
         width: Multiplier of the 16, 32 and 64 channels of the stages.
         norm: ``none``, ``batch``, ``instance`` (affine) or ``layer`` (group norm with one group).
