@@ -91,10 +91,10 @@ def run_features(
     number: int,
     dataloader_idx: int = 0,
 ) -> Table:
-    """Features and labels of at most so many samples of a loader, in a pass of its own: see `run_through`. A collective.
+    """Features and labels of at most so many samples of a loader, evenly spread, in a pass of its own. A collective.
 
-    Batches are ``(x, y)`` or ``x``. The columns are "features" (N, D) and "label" (N,), which is -1 where a batch has
-    none.
+    For the arguments see `run_through`; batches are ``(x, y)`` or ``x``. The columns are "features" (N, D) and "label"
+    (N,), which is -1 where a batch has none.
     """
 
     def measure(x: Tensor, y: Tensor) -> Table:
