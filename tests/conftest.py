@@ -16,7 +16,7 @@ if str(ROOT) not in sys.path:
 
 # The short one draws the same examples each time: `make test` fails for what was changed. A test's own
 # `@settings(max_examples=...)` would win over both: where the number does not fit, `examples.py` scales another.
-settings.register_profile("short", max_examples=50, deadline=None, derandomize=True)
+settings.register_profile("short", max_examples=20, deadline=None, derandomize=True)
 settings.register_profile("quick", max_examples=10, deadline=None, derandomize=True)
 settings.register_profile("long", max_examples=500, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))

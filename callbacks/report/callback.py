@@ -1,11 +1,13 @@
 """The callback that gathers a run's record and writes the page."""
 
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from ..shared.loggers import define_summaries, run_folder
@@ -38,8 +40,9 @@ class Report(Callback):
         self._earlier: list[str] = []
         self._started = 0.0
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Raise an ``OSError`` now rather than after the run if the folder cannot be written."""
+    def setup(self, trainer: Any, pl_module: LightningModule, stage: str) -> None:
+        """Raise now rather than after the run if the folder cannot be written, or if a callback has a key of ours."""
+        _check_keys(trainer.callbacks)
         define_summaries(trainer)
         if _writes(trainer):
             folder = self._folder(trainer)
@@ -132,7 +135,7 @@ class Report(Callback):
         parts: Record = dict.fromkeys(key for section in sections() for key in section.keys)
         own: Record = {}
         for callback in trainer.callbacks:
-            if isinstance(callback, Reported) and (results := callback.report_results()):
+            if isinstance(callback, Reported) and (results := _results_of(callback)):
                 (parts if callback.report_key in parts else own)[callback.report_key] = results
         in_results = tuple(f"{key}/" for key in (*parts, *own))
         metrics = {key: value for key, value in trainer.callback_metrics.items() if not key.startswith(in_results)}
@@ -148,6 +151,25 @@ class Report(Callback):
 
     def _folder(self, trainer: Trainer) -> Path:
         return Path(self.folder) if self.folder else run_folder(trainer)
+
+
+def _results_of(callback: Reported) -> Any:
+    try:
+        return callback.report_results()
+    except Exception as error:  # a user's code may raise anything, and the rest of the report is worth having
+        rank_zero_warn(f"{type(callback).__name__}.report_results failed, so it is not in the report: {error!r}")
+        return None
+
+
+def _check_keys(callbacks: Sequence[Any]) -> None:
+    """Raise ``ValueError`` for a user's callback that has the key of one of this package."""
+    taken = {key for section in sections() for key in section.keys}
+    package = __name__.partition(".")[0]
+    for callback in callbacks:
+        ours = any(base.__module__.partition(".")[0] == package for base in type(callback).__mro__)
+        if isinstance(callback, Reported) and callback.report_key in taken and not ours:
+            name = type(callback).__name__
+            raise ValueError(f"{name}.report_key is {callback.report_key!r}, of a callback of the zoo: choose another")
 
 
 def _writes(trainer: Any) -> bool:

@@ -35,6 +35,7 @@ def test_the_plain_adam_is_not_fused():
     assert [group["fused"] for group in module.configure_optimizers().param_groups] == [False]
 
 
+@pytest.mark.long
 def test_every_method_is_timed_beside_its_bare_networks(capsys):
     step_time.compare(Namespace(batch_size=2, rounds=1, all=False, peer=False))
     lines = capsys.readouterr().out.splitlines()

@@ -104,7 +104,6 @@ def test_any_flags_with_any_values_run_or_are_one_line(pairs, how):
     [
         (["--model.lr=.nan"], ["lr is nan"]),
         (["--model.lr=-1"], ["lr is -1"]),
-        (["--model.lr=null"], ["Classifier cannot be built"]),
         (["--model.momentum=.inf"], ["momentum is inf"]),
         (["--model.label_smoothing=2"], ["label_smoothing is 2"]),
         (["--model.network_args.width=x"], ["width='x'"]),

@@ -34,11 +34,11 @@ def test_the_settings_of_a_published_experiment_build_its_module_its_data_and_it
     assert max(built.trainer.max_epochs, built.trainer.max_steps) > 1
 
 
-LIKE_BETA_VAE = ("AnnealedVAE", "BetaTCVAE", "DIPVAE", "FactorVAE")  # one recipe but for the model, and slow metrics
+EACH_KIND = ("Classifier", "DANN", "HistogramRegression", "JEM", "KnowledgeDistillation", "LocalErrorSignals")
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.long if name in LIKE_BETA_VAE else []) for name in zoo.__all__]
+    "name", [pytest.param(name, marks=[] if name in EACH_KIND else pytest.mark.long) for name in zoo.__all__]
 )
 def test_a_model_alone_trains_from_its_recipe_and_is_tested_from_its_checkpoint_without_another_flag(folder, name):
     data = train.main(["--model", name], run=False).datamodule

@@ -8,7 +8,7 @@ import tempfile
 import warnings
 from typing import Any
 
-from examples import SHORT
+from examples import OF
 from hypothesis import Phase, settings
 from lightning.pytorch import Callback, Trainer
 
@@ -20,11 +20,11 @@ LONGEST = 100  # seconds after which an example hangs; the slowest takes two
 
 
 def few(short: int) -> settings:
-    """Settings with so many examples in the short profile, and at most ten times as many in the long one.
+    """Settings with so many examples in the short profile, and ten times as many in the long one.
 
     An example builds a whole command line, a tenth of a second and more, so none is made smaller either.
     """
-    times = min(10, settings().max_examples // SHORT)
+    times = min(10, settings().max_examples // OF)
     return settings(max_examples=short * max(1, times), phases=[Phase.reuse, Phase.generate])
 
 

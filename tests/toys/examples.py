@@ -4,15 +4,15 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 
-SHORT = 50  # examples of the short profile, in tests/conftest.py
+OF = 50
 
 
 def examples(short: int) -> settings:
-    """Settings with so many examples in the short profile, and as many times more as another profile has.
+    """Settings with so many examples where the profile has 50, and in proportion where it has more or fewer.
 
     For tests whose examples cost much more or much less than those of others, or of which fewer are all that there are.
     """
-    return settings(max_examples=max(1, short * settings().max_examples // SHORT))
+    return settings(max_examples=max(1, short * settings().max_examples // OF))
 
 
 def tables(values, fewest=1, widest=5):

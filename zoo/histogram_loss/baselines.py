@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, Laplace, MixtureSameFamily, Normal
 from torch.nn import functional
 
-from ..shared.arguments import check_at_least, check_positive
+from ..shared.arguments import check_at_least, check_positive, check_share
 from ..shared.processes import own_draw
 from .loss import gaussian_loss, mixture_loss
 from .net import Initialisation
@@ -150,6 +150,7 @@ class GaussianRegression(RegressionModule):
         lr: float = 1e-3,
     ) -> None:
         check_positive(smallest_scale=smallest_scale)
+        check_share(smallest_scale=smallest_scale)
         super().__init__(outputs=2)
 
     def losses(self, outputs: Tensor, y: Tensor, everything: bool) -> dict[str, Tensor]:
@@ -205,6 +206,7 @@ class MixtureDensityNetwork(RegressionModule):
         lr: float = 1e-3,
     ) -> None:
         check_positive(smallest_scale=smallest_scale)
+        check_share(smallest_scale=smallest_scale)
         check_at_least(1, components=components)
         super().__init__(outputs=3 * components)
         self.register_buffer("centres", (torch.arange(components) + 0.5) / components)

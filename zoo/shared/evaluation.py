@@ -46,9 +46,9 @@ def judge_classifier(
     Raises:
         ValueError: For images of another shape, NaN or infinite pixels, or labels out of range, in the first loader.
     """
-    x, y = batch
     if dataloader_idx:
-        return {"logits": module(x)}
+        return {"logits": module(batch_inputs(batch))}
+    x, y = batch
     check_labelled_batch(x, y, module.image_shape, module.hparams["num_classes"])
     logits = module(x)
     metrics = {"loss": cross_entropy(logits, y, reduction="none"), "acc": logits.argmax(1) == y}
@@ -81,9 +81,9 @@ def judge_regressor(
     Raises:
         ValueError: For features or labels of another shape, NaN or infinity, in the first loader.
     """
-    x, y = batch
     if dataloader_idx:
-        return {"prediction": module(x)}
+        return {"prediction": module(batch_inputs(batch))}
+    x, y = batch
     check_regression_batch(x, y, module.hparams["num_features"])
     count = len(positions(module.trainer, batch_idx, len(y)))
     prediction, means = evaluate(x, y, slice(count or None))

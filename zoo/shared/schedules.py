@@ -30,19 +30,21 @@ def check_is_due(module: LightningModule, batch_idx: int, x: Tensor) -> bool:
     On a GPU that waits for all work before it, so only the first batch of an epoch and those that are logged are
     checked there; on a CPU all are.
     """
-    return not x.is_cuda or batch_idx == 0 or logs_now(module.trainer)
+    return batch_idx == 0 or not x.is_cuda or logs_now(module.trainer)
 
 
 def check_classifier_batch(module: Any, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
     """Check the training batch ``(x, y)`` of a classifier, when that is due; see ``check_labelled_batch``."""
-    if check_is_due(module, batch_idx, batch[0]):
-        check_labelled_batch(*batch, module.image_shape, module.hparams["num_classes"])
+    x, y = batch
+    if check_is_due(module, batch_idx, x):
+        check_labelled_batch(x, y, module.image_shape, module.hparams["num_classes"])
 
 
 def check_regressor_batch(module: Any, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
     """Check the training batch ``(x, y)`` of a regressor, when that is due; see ``check_regression_batch``."""
-    if check_is_due(module, batch_idx, batch[0]):
-        check_regression_batch(*batch, module.hparams["num_features"])
+    x, y = batch
+    if check_is_due(module, batch_idx, x):
+        check_regression_batch(x, y, module.hparams["num_features"])
 
 
 @torch.compiler.disable  # the bookkeeping of logs would be compiled for each number of steps
@@ -50,10 +52,11 @@ def log_training(module: LightningModule, **metrics: Tensor | float | Callable[[
     """Log metrics of a training step as ``train/<name>``, on the steps whose metrics loggers keep.
 
     A metric is a scalar, or a function that computes one, which is only called when it is logged. A logged metric costs
-    0.3 ms in each step, whether or not a logger keeps it.
+    0.3 ms in each step, whether or not a logger keeps it. The progress bar shows ``train/loss``.
     """
     if logs_now(module.trainer):
-        module.log_dict({f"train/{name}": value() if callable(value) else value for name, value in metrics.items()})
+        for name, value in metrics.items():
+            module.log(f"train/{name}", value() if callable(value) else value, prog_bar=name == "loss")
 
 
 def total_steps(trainer: Any) -> float:

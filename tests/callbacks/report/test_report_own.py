@@ -108,3 +108,32 @@ def test_a_subclass_of_ours_keeps_its_section(tmp_path):
     assert record["results"] == {}
     assert record["calibration"]["remark"] == "mine"
     assert "reliability diagram" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+class Taken(Callback):
+    report_key = "calibration"
+
+    def report_results(self):
+        return {"a": 1.0}
+
+
+def test_a_key_of_ours_is_refused_before_anything_runs(tmp_path):
+    trainer = Trainer(**QUIET, callbacks=[Taken(), Report(str(tmp_path))])
+    with pytest.raises(ValueError, match=r"Taken\.report_key is 'calibration', of a callback of the zoo"):
+        trainer.test(ToyClassifier(), Data(), verbose=False)
+
+
+class Failing(Callback):
+    report_key = "mine"
+
+    def report_results(self):
+        raise KeyError("x")
+
+
+def test_results_that_fail_are_named_and_the_rest_is_reported(tmp_path):
+    trainer = Trainer(**QUIET, callbacks=[Failing(), CalibrationEvaluation(), Report(str(tmp_path))])
+    with pytest.warns(UserWarning, match=r"Failing.report_results failed, so it is not in the report: KeyError\('x'\)"):
+        trainer.test(ToyClassifier(), Data(), verbose=False)
+    record = load_record(tmp_path / "report.json")
+    assert record["results"] == {}
+    assert record["calibration"]

@@ -290,6 +290,7 @@ class Frozen(LocalErrorSignals):
         return torch.optim.Adam(self.network.output.parameters(), self.hparams["lr"])
 
 
+@pytest.mark.long
 def test_local_losses_learn_more_than_frozen_blocks():
     def accuracy(kind: type[LocalErrorSignals], loss: str) -> float:
         torch.manual_seed(0)

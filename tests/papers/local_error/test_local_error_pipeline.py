@@ -364,6 +364,7 @@ def test_the_command_line_takes_the_strategy_and_its_blocks():
     assert found.trainer.strategy.blocks == [1, 3]
 
 
+@pytest.mark.long
 def test_from_the_command_line_two_processes_find_what_one_finds(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     strategy = "{class_path: zoo.local_error.PipelineStrategy, init_args: {start_method: fork}}"

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
+from zoo import Classifier, LocalErrorSignals
 from zoo.shared.evaluation import SetMeans, class_probabilities, judge_classifier, judge_regressor
 
 QUIET: dict[str, Any] = {
@@ -88,7 +89,10 @@ def expected_of(module: Toy) -> dict[str, float]:
 @pytest.mark.parametrize(("kind", "data"), [(ToyClassifier, images), (ToyRegressor, rows)])
 def test_the_first_loader_gives_the_metrics_of_its_set_and_all_give_outputs_of_every_sample(kind, data):
     module, trainer = kind(), Trainer(**QUIET)
-    first, other = DataLoader(data(), BATCH), DataLoader(TensorDataset(*(t[:2] - 100 for t in data().tensors)), BATCH)
+    first, other = (
+        DataLoader(data(), BATCH),
+        DataLoader(TensorDataset(data().tensors[0][:2] - 100), BATCH),
+    )  # unlabelled
     (found, _) = trainer.test(module, [first, other], verbose=False)
     assert found == pytest.approx(expected_of(module), rel=1e-6)
     (key,) = module.steps[0]
@@ -128,3 +132,11 @@ def test_a_prediction_has_the_probabilities_of_a_batch_with_labels_and_of_one_wi
     x, y = images().tensors
     for batch in (x, (x, y), [x, y]):
         torch.testing.assert_close(class_probabilities(ToyClassifier(), batch), x.flatten(1).softmax(1))
+
+
+@pytest.mark.parametrize("module", [Classifier(), LocalErrorSignals()])
+def test_a_training_batch_that_is_a_dictionary_is_refused_in_one_line(module):
+    x, y = torch.zeros(4, 1, 8, 8), torch.zeros(4, dtype=torch.long)
+    loaders = {"labelled": DataLoader(TensorDataset(x, y), 4), "unlabelled": DataLoader(TensorDataset(x), 4)}
+    with pytest.raises(ValueError, match=r"'labelled' arrived in the place of images; expected batches \(x, y\)"):
+        Trainer(**QUIET, max_steps=1).fit(module, loaders)
