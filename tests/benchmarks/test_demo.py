@@ -17,7 +17,7 @@ def printed(tmp_path, monkeypatch, capsys):
     return capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_demo_leaves_its_files_and_ends_with_its_tables(tmp_path, printed):
     folder = tmp_path / "demo"
     for name in ("jem", "classifier"):

@@ -277,6 +277,7 @@ def test_every_method_has_the_first_a_middle_and_the_last_of_the_studys_strength
     assert study.build("DIP-VAE-II", 50, COMMON, (1, 64, 64)).hparams["lambda_od"] == 50
 
 
+@pytest.mark.long
 def test_a_study_is_resumed_where_it_was_stopped_and_gives_tables_and_a_page(tmp_path, monkeypatch, capsys):
     jobs = [("beta-VAE", 4, 0), ("beta-VAE", 4, 1)]
     study.make(jobs[:1], tmp_path, COMMON)

@@ -30,6 +30,7 @@ def digits():
 NAMES = {"source": "Digits", "target": "DigitsM"}
 
 
+@pytest.mark.long
 def test_nonsense_target_labels_change_no_risk(recipe, monkeypatch):
     flags = ["--model.lr=0.1", "--model.max_coefficient=0.1", "--model.network_args.padding=2"]
     arguments = [*recipe(digits(), 60), *flags]
@@ -63,6 +64,7 @@ def test_backward_batches_exchange_the_domains_and_carry_the_given_labels():
     assert all(image.numpy().tobytes() in known for image in found["target"])
 
 
+@pytest.mark.long
 def test_a_setting_that_cannot_learn_comes_last_and_all_is_written_down(recipe, tmp_path, capsys):
     moons = {"class_path": "datamodules.MoonsDataModule", "init_args": {"batch_size": 50}}
     output = tmp_path / "results" / "risks.json"

@@ -88,7 +88,7 @@ TEXTS = st.sampled_from(
     pairs=st.lists(st.tuples(st.sampled_from(FLAGS), TEXTS | st.text(max_size=5)), min_size=1, max_size=2),
     how=st.data(),
 )
-@few(30)
+@few(12)
 def test_any_flags_with_any_values_run_or_are_one_line(pairs, how):
     args = []
     for flag, value in pairs:
@@ -177,12 +177,12 @@ def test_any_module_with_any_data_trains_or_is_one_line(name, data):
 LONG = pytest.mark.long
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("args", "status", "words"),
     [
         (["fit", "--config=mutated.yaml"], 2, ["mutated.yaml", "'model' is there twice"]),
-        pytest.param(["test", "--ckpt_path=nope.ckpt"], 1, ["nope.ckpt", "no such file"], marks=LONG),
+        (["test", "--ckpt_path=nope.ckpt"], 1, ["nope.ckpt", "no such file"]),
     ],
     ids=["twice", "checkpoint"],
 )

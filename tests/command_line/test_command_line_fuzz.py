@@ -91,7 +91,7 @@ def mutated_values(draw: st.DrawFn, configs: list[Any]) -> tuple[dict[str, Any],
 
 @pytest.mark.parametrize("kind", ["recipe", "paper"])
 @given(data=st.data())
-@few(30)
+@few(12)
 def test_a_value_of_another_kind_anywhere_runs_or_is_one_line_that_names_it(kind, data):
     configs = [config for path, config in CONFIGS.items() if path.name.startswith(kind)]
     config, place = data.draw(mutated_values(configs))
@@ -104,7 +104,7 @@ def test_a_value_of_another_kind_anywhere_runs_or_is_one_line_that_names_it(kind
 
 @pytest.mark.parametrize("how", ["drop", "misspell", "move"])
 @given(data=st.data())
-@few(20)
+@few(8)
 def test_a_key_dropped_misspelt_or_moved_anywhere_runs_or_is_one_line(how, data):
     config = copy.deepcopy(data.draw(st.sampled_from(list(CONFIGS.values()))))
     place = data.draw(
@@ -126,7 +126,7 @@ def test_a_key_dropped_misspelt_or_moved_anywhere_runs_or_is_one_line(how, data)
 @given(
     recipe=st.sampled_from(RECIPES), line=st.integers(0, 40), text=st.sampled_from(["\t", "]", "- x", ": :", "twice"])
 )
-@few(25)
+@few(10)
 def test_a_line_twice_or_broken_anywhere_runs_or_is_one_line(recipe, line, text):
     lines = recipe.read_text(encoding="utf-8").splitlines()
     line %= len(lines)
@@ -192,7 +192,7 @@ def test_a_text_that_is_no_configuration_is_one_line_that_says_where(name):
 
 
 @given(content=st.binary(max_size=40) | st.text(max_size=40).map(lambda text: text.encode("utf-8", "surrogatepass")))
-@few(25)
+@few(10)
 def test_any_bytes_as_a_configuration_are_one_line(content):
     file = Path("mutated.yaml").resolve()
     file.write_bytes(content)
