@@ -174,9 +174,6 @@ def test_any_module_with_any_data_trains_or_is_one_line(name, data):
     unfitting(name, data)
 
 
-LONG = pytest.mark.long
-
-
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("args", "status", "words"),
