@@ -193,17 +193,22 @@ class DANN(LightningModule):
 
         coefficient = self.coefficient()
         f_s, f_t = (f.detach() if h.adaptation == "none" else reverse_gradient(f, coefficient) for f in (f_s, f_t))
-        logits_t: Any = None
-        if h.adaptation.startswith("cdan"):
-            with torch.no_grad():
-                logits_t = self._logits(f_t)
-        weights = [entropy_weights(logits) for logits in (logits_s, logits_t)] if h.adaptation == "cdan_e" else []
+        logits_t, weights = self._conditions(logits_s, f_t)
         d_s, d_t = self._domain_logits(f_s, logits_s), self._domain_logits(f_t, logits_t)
         adversarial_loss = domain_loss(d_s, d_t, *weights)
         loss = label_loss + h.domain_weight * adversarial_loss
         log_training(self, loss=loss, label_loss=label_loss, domain_loss=adversarial_loss, coefficient=coefficient)
         log_training(self, domain_acc=lambda: ((d_s < 0).float().mean() + (d_t > 0).float().mean()) / 2)
         return loss
+
+    def _conditions(self, logits_s: Tensor, f_t: Tensor) -> tuple[Tensor | None, list[Tensor]]:
+        """What CDAN adds to DANN: the target's logits, which its domain head sees, and for CDAN+E both weights."""
+        if not self.hparams["adaptation"].startswith("cdan"):
+            return None, []
+        with torch.no_grad():
+            logits_t = self._logits(f_t)
+        both = (logits_s, logits_t) if self.hparams["adaptation"] == "cdan_e" else ()
+        return logits_t, [entropy_weights(logits) for logits in both]
 
     def _features_of_both(self, x_s: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor]:
         """Features of source and target, in one pass unless each domain has its own batch normalisation."""
