@@ -1,8 +1,8 @@
 """Local losses against back-propagation on MNIST, error and calibration: ``python -m benchmarks.local_error.mnist``.
 
 The paper's fully connected network of three layers with 1024 units, trained on the same images from the same seeds by
-each local loss and by back-propagation, with the settings of ``zoo/local_error/paper_mnist.yaml`` but for the number of
-epochs and the milestones, which keep their share of the run. The last weights are judged.
+each local loss and by back-propagation, with the settings of its ``paper_mnist.yaml`` but for the number of epochs and
+the milestones, which keep their share of the run. The last weights are judged.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from typing import Any
 from ..shared.runs import calibration_table, print_table, run, spread
 from ..shared.timing import print_machine
 
-SETTINGS = Path(__file__).resolve().parents[2] / "zoo" / "local_error" / "paper_mnist.yaml"
+SETTINGS = Path(__file__).resolve().parents[2] / "zoo/local_error/configurations/paper_mnist.yaml"
 RUNS = {
     "back-propagation": ["--model.training=global"],
     "pred": ["--model.loss=pred"],
