@@ -3,7 +3,7 @@
 Posteriors are diagonal Gaussians: ``mean`` and ``logvar`` of shape ``(B, L)``, and ``z`` one draw of each. Images are
 in [0, 1]. Everything is computed in float32 at least, under autocast too; give posteriors and codes in float32, since
 half precision loses the tails. The means of empty batches are NaN. All functions raise ``ValueError`` for shapes that
-do not fit, instead of broadcasting them; a loss is a scalar.
+do not fit, instead of broadcasting them, and for numbers out of range; a loss is a scalar.
 """
 
 import math
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..shared.arguments import check_at_least
 from ..shared.losses import at_least_float32, check_rows, check_same_shape
 from ..shared.processes import own_draw
 
@@ -74,11 +75,14 @@ def annealed_capacity(step: Tensor, max_capacity: float, annealing_steps: int) -
 
     t is ``step``, a scalar, the number of steps made, and T is ``annealing_steps``, at least 1.
     """
+    check_at_least(0, max_capacity=max_capacity)
+    check_at_least(1, annealing_steps=annealing_steps)
     return max_capacity * (step / annealing_steps).clamp(max=1)
 
 
 def capacity_penalty(kl: Tensor, capacity: Tensor | float, gamma: float) -> Tensor:
     """``gamma |KL - c|`` with the mean over the batch inside, not image by image; c in nats, gamma at least 0."""
+    check_at_least(0, gamma=gamma)
     return gamma * (kl - capacity).abs()
 
 
@@ -105,6 +109,8 @@ def dip_penalty(covariance: Tensor, lambda_od: float, lambda_d: float) -> Tensor
 
     DIP-VAE-I has :func:`covariance_of_means` as S, ``(L, L)``, DIP-VAE-II :func:`covariance_of_codes`.
     """
+    if covariance.dim() != 2 or covariance.shape[0] != covariance.shape[1]:
+        raise ValueError(f"covariance {tuple(covariance.shape)}: expected (L, L)")
     covariance = at_least_float32(covariance)
     diagonal = covariance.diagonal()
     off_diagonal = (covariance - diagonal.diag()).square().sum()
@@ -166,6 +172,7 @@ def weighted_tc(z: Tensor, mean: Tensor, logvar: Tensor, dataset_size: int) -> T
     N is ``dataset_size``, the number of different images, at least 1; ``z``, ``mean`` and ``logvar`` are ``(B, L)``.
     """
     check_rows(z=z, mean=mean, logvar=logvar)
+    check_at_least(1, dataset_size=dataset_size)
     return unnormalised_tc(z, mean, logvar) + (z.shape[1] - 1) * math.log(len(mean) * dataset_size)
 
 

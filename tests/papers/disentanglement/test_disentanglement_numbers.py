@@ -120,6 +120,15 @@ def test_the_penalty_is_symmetric_around_the_capacity(kl, capacity, gamma):
 @pytest.mark.parametrize(
     "call",
     [
+        lambda: loss.annealed_capacity(torch.tensor(0), -1.0, 10),
+        lambda: loss.annealed_capacity(torch.tensor(0), math.nan, 10),
+        lambda: loss.annealed_capacity(torch.tensor(0), 1.0, 0),
+        lambda: loss.capacity_penalty(torch.tensor(1.0), 0.0, -1.0),
+        lambda: loss.capacity_penalty(torch.tensor(1.0), 0.0, math.nan),
+        lambda: loss.dip_penalty(torch.zeros(2, 3), 1.0, 1.0),
+        lambda: loss.dip_penalty(torch.zeros(1, 3), 1.0, 1.0),
+        lambda: loss.dip_penalty(torch.zeros(3), 1.0, 1.0),
+        lambda: loss.weighted_tc(torch.zeros(2, 2), torch.zeros(2, 2), torch.zeros(2, 2), 0),
         lambda: loss.kl_divergence(torch.zeros(4, 2), torch.zeros(1, 2)),
         lambda: loss.kl_divergence(torch.zeros(4), torch.zeros(4)),
         lambda: loss.covariance_of_codes(torch.zeros(4, 2), torch.zeros(4, 1)),
