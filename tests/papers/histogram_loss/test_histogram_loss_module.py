@@ -241,6 +241,8 @@ def test_two_processes_draw_different_numbers_though_their_generators_are_alike(
         (PointRegression, {"low": 3.0, "high": 1.0}, "low < high"),
         (GaussianRegression, {"low": -math.inf, "high": 1.0}, "expected finite numbers"),
         (GaussianRegression, {"smallest_scale": 0.0}, "smallest_scale is 0.0"),
+        (GaussianRegression, {"smallest_scale": 2.0}, "smallest_scale is 2.0"),
+        (MixtureDensityNetwork, {"smallest_scale": 2.0}, "smallest_scale is 2.0"),
         (MixtureDensityNetwork, {"components": 0}, "components is 0"),
     ],
 )

@@ -77,6 +77,12 @@ def test_accumulated_gradients_have_a_row_for_every_nth_step_and_none_is_logged_
     assert not logs_now(trainer)
 
 
+def test_the_progress_bar_shows_the_loss_and_no_other_metric_of_a_training_step():
+    trainer = Trainer(**QUIET, logger=False, max_steps=2, log_every_n_steps=1)
+    trainer.fit(Toy(), batches(5))
+    assert list(trainer.progress_bar_metrics) == ["train/loss"]
+
+
 class OnDevice:
     """Stands for a tensor."""
 
