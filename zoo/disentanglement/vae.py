@@ -11,6 +11,7 @@ from torch.distributions import Independent, Normal
 from ..shared.arguments import check_at_least, check_literals, check_positive
 from ..shared.batches import batch_inputs, check_unit_images
 from ..shared.evaluation import SetMeans, positions
+from ..shared.nets import channels_last
 from ..shared.processes import gather_rows, own_draw
 from ..shared.schedules import check_is_due, log_training
 from .loss import at_least_float32, bernoulli_entropy, bernoulli_reconstruction, gaussian_reconstruction, kl_divergence
@@ -45,8 +46,8 @@ class VAE(LightningModule):
         check_at_least(1, num_latents=h.num_latents)
         check_positive(lr=h.lr)
         self.image_shape = tuple(h.image_shape)
-        self.encoder: Any = self.build_encoder().to(memory_format=torch.channels_last)
-        self.decoder: Any = self.build_decoder().to(memory_format=torch.channels_last)
+        self.encoder: Any = channels_last(self.build_encoder())
+        self.decoder: Any = channels_last(self.build_decoder())
         self.means = SetMeans()
 
     # ------------------------------------------------------------ what a subclass may change
